@@ -1,0 +1,96 @@
+"""What a call to the host can raise in an inferlet."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BadArgumentError",
+    "CommandCancelledError",
+    "EngineFailedError",
+    "HostError",
+    "LimitError",
+    "OutOfPagesError",
+    "TimedOutError",
+    "UnknownHandleError",
+    "UnsupportedError",
+    "make_host_error",
+]
+
+
+class HostError(Exception):
+    """A call to the host failed; the message says what was expected and what to do.
+
+    Attributes:
+        code: The WIT's name for it, as ``out-of-pages``.
+    """
+
+    code: ClassVar[str] = "internal"
+
+
+class BadArgumentError(HostError):
+    """An argument has the wrong size or value."""
+
+    code = "invalid-argument"
+
+
+class UnknownHandleError(HostError):
+    """A queue, page or ticket is not this inferlet's, or was given back."""
+
+    code = "unknown-handle"
+
+
+class OutOfPagesError(HostError):
+    """There are fewer free KV pages than the call needs."""
+
+    code = "out-of-pages"
+
+
+class LimitError(HostError):
+    """The inferlet reached one of its limits."""
+
+    code = "limit-exceeded"
+
+
+class UnsupportedError(HostError):
+    """The model lacks the trait that the call needs."""
+
+    code = "unsupported"
+
+
+class CommandCancelledError(HostError):
+    """The command was withdrawn before it ran."""
+
+    code = "cancelled"
+
+
+class TimedOutError(HostError):
+    """The inferlet used up its wall time."""
+
+    code = "timed-out"
+
+
+class EngineFailedError(HostError):
+    """The batch failed on the device."""
+
+    code = "engine-failed"
+
+
+_BY_CODE: dict[str, type[HostError]] = {
+    kind.code: kind
+    for kind in (
+        BadArgumentError,
+        UnknownHandleError,
+        OutOfPagesError,
+        LimitError,
+        UnsupportedError,
+        CommandCancelledError,
+        TimedOutError,
+        EngineFailedError,
+    )
+}
+
+
+def make_host_error(code: str, message: str) -> HostError:
+    """Return the error that stands for a WIT error code."""
+    return _BY_CODE.get(code, HostError)(message)

@@ -1,0 +1,74 @@
+"""A model of the server, with the program's command queue on it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from inferlet_py._host import ModelInfo, get_host
+
+__all__ = ["Model", "available_models", "get_model"]
+
+
+class Model:
+    """A model; get one with :func:`get_model`.
+
+    Attributes:
+        info: What it is.
+        queue: The program's command queue on it.
+    """
+
+    def __init__(self, info: ModelInfo, queue: int) -> None:
+        self.info, self.queue = info, queue
+        self._page_numbers = itertools.count(1)
+
+    @property
+    def name(self) -> str:
+        """The name under which the server offers it."""
+        return self.info.name
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the token ids of a text, with the model's own prefix if ``special``."""
+        return list(get_host().tokenize(self.name, text, special))
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        return get_host().detokenize(self.name, token_ids)
+
+    def vocabulary(self) -> list[bytes]:
+        """Return the bytes of every token, by id."""
+        return list(get_host().get_vocabs(self.name))
+
+    def new_page_numbers(self, count: int) -> list[int]:
+        """Return numbers for pages that were not used before."""
+        return list(itertools.islice(self._page_numbers, count))
+
+
+_models: dict[str, Model] = {}
+
+
+def get_model(name: str = "") -> Model:
+    """Return a model by name; the server's default one without.
+
+    Raises:
+        BadArgumentError: The server has no model of that name.
+    """
+    if name not in _models:
+        host = get_host()
+        info = host.get_model(name)
+        if info.name not in _models:
+            queue = len({id(model) for model in _models.values()}) + 1
+            host.create_queue(queue, info.name)
+            _models[info.name] = Model(info, queue)
+        _models[name] = _models[info.name]
+    return _models[name]
+
+
+def forget_models() -> None:
+    """Start anew with another host; for runs that share an interpreter."""
+    _models.clear()
+
+
+def available_models() -> list[str]:
+    """Return the names of the server's models, the default one first."""
+    return list(get_host().available_models())

@@ -1,0 +1,67 @@
+"""Samplers: how the next token is chosen."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from inferlet_py._host import SamplerValues
+
+__all__ = ["Greedy", "MinP", "Multinomial", "Sampler", "TopK", "TopP"]
+
+SEED_BITS = 64
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Filters and temperature, applied on the device in the order top-k, top-p, min-p.
+
+    Attributes:
+        temperature: 0 is greedy; everything else is then ignored.
+        top_k: Keep the k most likely tokens; 0 keeps all.
+        top_p: Keep the smallest set with at least this probability; 1 keeps all.
+        min_p: Drop tokens less likely than this fraction of the most likely; 0 keeps all.
+        seed: Makes the draws repeatable; None takes a new one for each generation.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+
+    def values(self) -> SamplerValues:
+        """Return what the host takes, with a seed."""
+        seed = random.getrandbits(SEED_BITS) if self.seed is None else self.seed
+        return (
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            seed % 2**SEED_BITS,
+        )
+
+
+def Greedy() -> Sampler:  # noqa: N802  # reads as the kind of sampler that it makes
+    """Always take the most likely token."""
+    return Sampler(temperature=0.0)
+
+
+def Multinomial(*, temperature: float = 1.0, seed: int | None = None) -> Sampler:  # noqa: N802
+    """Draw from the whole distribution."""
+    return Sampler(temperature=temperature, seed=seed)
+
+
+def TopK(k: int, *, temperature: float = 1.0, seed: int | None = None) -> Sampler:  # noqa: N802
+    """Draw from the k most likely tokens."""
+    return Sampler(temperature=temperature, top_k=k, seed=seed)
+
+
+def TopP(p: float, *, temperature: float = 1.0, seed: int | None = None) -> Sampler:  # noqa: N802
+    """Draw from the smallest set of tokens with probability ``p`` (nucleus sampling)."""
+    return Sampler(temperature=temperature, top_p=p, seed=seed)
+
+
+def MinP(p: float, *, temperature: float = 1.0, seed: int | None = None) -> Sampler:  # noqa: N802
+    """Draw from the tokens at least ``p`` times as likely as the most likely one."""
+    return Sampler(temperature=temperature, min_p=p, seed=seed)

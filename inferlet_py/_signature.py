@@ -1,0 +1,188 @@
+"""The signature is the interface: arguments checked and converted from it, and described.
+
+Arguments arrive as JSON, so each parameter needs a type that JSON can carry: str, int, float,
+bool, None, Literal, Optional and other unions of these, list and dict with str keys.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union
+
+__all__ = ["Signature", "SignatureError", "WrongArgumentError"]
+
+
+class SignatureError(TypeError):
+    """A parameter has no type, or one that JSON cannot carry."""
+
+
+class WrongArgumentError(ValueError):
+    """An argument is missing, unknown, or of another type than its parameter."""
+
+
+_NAMES = {str: "str", int: "int", float: "float", bool: "bool", type(None): "None"}
+_SCHEMAS: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+    Any: {},
+}
+
+
+class Signature:
+    """What a program may be called with.
+
+    Attributes:
+        documentation: The function's docstring up to its sections.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        hints = typing.get_type_hints(function)
+        self._parameters = list(inspect.signature(function).parameters.values())
+        self._hints: dict[str, Any] = {}
+        self._schemas: dict[str, dict[str, Any]] = {}
+        docstring = inspect.getdoc(function) or ""
+        self.documentation = re.split(r"\n\s*\n?\w+:\n", docstring, maxsplit=1)[0].strip()
+        descriptions = _describe_parameters(docstring)
+        for parameter in self._parameters:
+            name = parameter.name
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise SignatureError(
+                    f"parameter *{name}: name each argument, so that it can be checked"
+                )
+            if name not in hints:
+                raise SignatureError(f"parameter {name} has no type: write `{name}: str`")
+            self._hints[name] = hints[name]
+            schema = dict(_make_schema(hints[name], name))
+            if name in descriptions:
+                schema["description"] = descriptions[name]
+            if parameter.default is not parameter.empty:
+                schema["default"] = parameter.default
+            self._schemas[name] = schema
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the arguments object."""
+        return {
+            "type": "object",
+            "properties": self._schemas,
+            "required": [p.name for p in self._parameters if p.default is p.empty],
+            "additionalProperties": False,
+        }
+
+    def convert(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments, checked, by name of parameter.
+
+        Raises:
+            WrongArgumentError: It names the argument, what was expected and what came.
+        """
+        known = [p.name for p in self._parameters]
+        for name in arguments:
+            if name not in known:
+                takes = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise WrongArgumentError(f"there is no argument {name!r}: {takes}")
+        missing = [
+            p.name
+            for p in self._parameters
+            if p.default is p.empty and p.name not in arguments
+        ]
+        if missing:
+            raise WrongArgumentError(f"argument {missing[0]!r} is missing")
+        return {
+            name: _convert(value, self._hints[name], name)
+            for name, value in arguments.items()
+        }
+
+
+def _describe_parameters(docstring: str) -> dict[str, str]:
+    """Read the ``Args:`` section of a docstring in Google style."""
+    section = re.search(r"(?:^|\n)Args:\n((?:[ \t]+.*\n?|\n)+)", docstring)
+    if section is None:
+        return {}
+    entries = re.findall(
+        r"^ {4}(\w+)[^:\n]*: *(.*(?:\n {5,}.*)*)", section.group(1), re.MULTILINE
+    )
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _make_schema(hint: Any, where: str) -> Mapping[str, Any]:
+    if hint in _SCHEMAS:
+        return _SCHEMAS[hint]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_make_schema(arg, where) for arg in args]}
+    if hint is list or origin is list:
+        return {"type": "array", "items": _make_schema(args[0], where) if args else {}}
+    if hint is dict or (origin is dict and args[0] is str):
+        values = _make_schema(args[1], where) if args else {}
+        return {"type": "object", "additionalProperties": values}
+    raise SignatureError(
+        f"parameter {where} has the type {_name_of(hint)}, which an argument cannot have: "
+        "use str, int, float, bool, Literal, Optional, list or dict[str, ...]"
+    )
+
+
+def _name_of(hint: Any) -> str:
+    if hint in _NAMES:
+        return _NAMES[hint]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, args))}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(_name_of(arg) for arg in args)
+    if origin is list:
+        return f"list of {_name_of(args[0])}"
+    return str(getattr(hint, "__name__", None) or hint)
+
+
+class _MismatchError(Exception):
+    pass
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    try:
+        return _fit(value, hint)
+    except _MismatchError:
+        shown = json.dumps(value, ensure_ascii=False)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise WrongArgumentError(
+            f"argument {name!r}: expected {_name_of(hint)}, "
+            f"got {shown} ({_NAMES.get(type(value), type(value).__name__)})"
+        ) from None
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """Return ``value`` as ``hint`` has it; an int is a float too, but a bool is no int."""
+    if hint is Any:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in _NAMES:
+        if type(value) is hint:
+            return value
+        raise _MismatchError
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if any(type(value) is type(arg) and value == arg for arg in args):
+            return value
+        raise _MismatchError
+    if origin in (Union, types.UnionType):
+        for arg in args:
+            try:
+                return _fit(value, arg)
+            except _MismatchError:
+                continue
+        raise _MismatchError
+    if (hint is list or origin is list) and type(value) is list:
+        return [_fit(item, args[0]) for item in value] if args else value
+    if (hint is dict or origin is dict) and type(value) is dict:
+        return {k: _fit(v, args[1]) for k, v in value.items()} if args else value
+    raise _MismatchError

@@ -1,0 +1,78 @@
+"""Token ids to text as they come: no half characters, and stop strings across tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inferlet_py._models import Model
+
+__all__ = ["StopStrings", "TextDecoder"]
+
+REPLACEMENT = "\ufffd"
+MAX_HELD_TOKENS = 8
+"""A character has at most 4 bytes; after this many tokens it is broken, not unfinished."""
+
+
+class TextDecoder:
+    """Turns a growing sequence of token ids into text.
+
+    The text of a token can depend on the one before it (a leading space) and a character can
+    span several tokens; text is therefore decoded behind a few known tokens, and held back while
+    it ends within a character.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._window: list[int] = []
+        self._num_known = 0
+        self._known_text = ""
+
+    def add(self, token_id: int) -> str:
+        """Return the text that became certain by this token, perhaps none."""
+        self._window.append(token_id)
+        text = self._model.detokenize(self._window)
+        num_held = len(self._window) - self._num_known
+        if text.endswith(REPLACEMENT) and num_held < MAX_HELD_TOKENS:
+            return ""
+        return self._advance(text)
+
+    def finish(self) -> str:
+        """Return the text held back, with U+FFFD for a character cut short."""
+        return self._advance(self._model.detokenize(self._window))
+
+    def _advance(self, text: str) -> str:
+        fresh = text[len(self._known_text) :]
+        self._window = self._window[self._num_known :]
+        self._num_known = len(self._window)
+        self._known_text = self._model.detokenize(self._window)
+        return fresh
+
+
+class StopStrings:
+    """Finds the first of several strings in a text that arrives in pieces."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = [string for string in strings if string]
+        self._held = ""
+
+    def add(self, text: str) -> tuple[str, bool]:
+        """Return the text that cannot be part of a stop string, and whether one was found."""
+        text = self._held + text
+        found = [at for string in self._strings if (at := text.find(string)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        held = max((self._overlap(text, string) for string in self._strings), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held], False
+
+    def finish(self) -> str:
+        """Return the text held back."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, string: str) -> int:
+        """Return how many characters at the end of ``text`` begin ``string``."""
+        longest = min(len(text), len(string) - 1)
+        return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)

@@ -1,0 +1,327 @@
+"""One instance's side of every host call: its tables, its tickets, its messages.
+
+The methods are the WIT's functions in Python form: they take lifted values, answer at once or
+return :class:`Waiting`, and raise ``InferletError`` for what is the guest's fault. The Wasm
+boundary and the native mode both call them; neither adds anything of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from pie_trio._version import __version__
+from pie_trio.application.host.instance_log import InstanceLog
+from pie_trio.application.waiting import Waiting
+from pie_trio.config import InstanceLimits
+from pie_trio.control.commands import Command
+from pie_trio.control.forwards import GuestForward, plan_forward
+from pie_trio.control.handles import HandleTable
+from pie_trio.control.outbox import Message, Outbox
+from pie_trio.control.queues import CommandQueue
+from pie_trio.control.served_model import ServedModel
+from pie_trio.control.tickets import TicketTable
+from pie_trio.engine_api import ForwardResult, SamplerSpec
+from pie_trio.errors import BadArgumentError
+
+__all__ = ["Launch", "Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What an instance was launched with.
+
+    Attributes:
+        instance_id: Unique on the server.
+        arguments: A JSON object, by name of argument.
+    """
+
+    instance_id: str
+    arguments: str
+
+
+class Session:
+    """The host object of one instance.
+
+    Args:
+        launch: Its name and arguments.
+        models: By name; the first is the default.
+        limits: What it may use.
+        log: Where its output goes.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        models: Mapping[str, ServedModel],
+        limits: InstanceLimits,
+        log: InstanceLog,
+    ) -> None:
+        self.launch, self.models, self.limits, self.log = launch, models, limits, log
+        self.outbox = Outbox(max_unread=limits.max_unread)
+        self.tickets = TicketTable(max_in_flight=limits.max_in_flight, on_wake=self._expect)
+        self.queues: HandleTable[CommandQueue] = HandleTable(
+            "queue", max_handles=limits.max_queues
+        )
+        self.pages: dict[str, HandleTable[int]] = {
+            name: HandleTable("page", max_handles=limits.max_pages) for name in models
+        }
+        self._num_unfinished = 0
+        self._all_finished = trio.Event()
+        self._timers: dict[int, float] = {}
+        self._next_timer = 1
+
+    # ---- life cycle ------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Note that the guest waits, computes for long, or has ended: batches need not wait."""
+        for model in self.models.values():
+            model.rendezvous.settle(self)
+
+    async def close(self) -> None:
+        """Give everything back; returns once no batch uses the instance's pages any more."""
+        self.settle()
+        self.tickets.cancel_all()
+        self.queues.clear()
+        for name, table in self.pages.items():
+            for page in table.clear():
+                self.models[name].pool.release(page)
+        self.outbox.close()
+        # Bounded by one step of the device: what has not started was withdrawn above.
+        with trio.CancelScope(shield=True):
+            while self._num_unfinished:
+                self._all_finished = trio.Event()
+                await self._all_finished.wait()
+
+    def _expect(self) -> None:
+        for model in self.models.values():
+            model.rendezvous.expect(self)
+
+    # ---- runtime ---------------------------------------------------------------------------
+
+    def get_version(self) -> str:
+        return __version__
+
+    def get_instance_id(self) -> str:
+        return self.launch.instance_id
+
+    def get_arguments(self) -> str:
+        return self.launch.arguments
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def write_log(self, level: str, text: str) -> None:
+        self.log.write(level, text)
+
+    # ---- messaging -------------------------------------------------------------------------
+
+    def send(self, message: Message) -> int | None:
+        if self.outbox.put(message):
+            return None
+        self.tickets.check_room()
+        ticket = self.tickets.open()
+        self.outbox.put_late(message, lambda: self.tickets.complete(ticket, None))
+        return ticket
+
+    def send_bytes(self, data: NDArray[np.uint8]) -> int | None:
+        return self.send(data.tobytes())
+
+    # ---- tickets ---------------------------------------------------------------------------
+
+    def wait(self, tickets: list[int], deadline: float | None) -> list[int] | Waiting:
+        if deadline is not None and not math.isfinite(deadline):
+            raise BadArgumentError(f"a deadline is a finite time, got {deadline}")
+        if deadline is None and not tickets:
+            raise BadArgumentError("waiting for no ticket and without a deadline would never end")
+        ready = self.tickets.ready(tickets)
+        if ready or (deadline is not None and deadline <= trio.current_time()):
+            return ready
+        return Waiting(lambda: self.tickets.wait_any(tickets, deadline))
+
+    def _when_ready(self, ticket: int, take: Any) -> Any:
+        if self.tickets.ready([ticket]):
+            return take(ticket)
+
+        async def work() -> Any:
+            await self.tickets.wait_any([ticket], None)
+            return take(ticket)
+
+        return Waiting(work)
+
+    def finish(self, ticket: int) -> None | Waiting:
+        def take(ticket: int) -> None:
+            self.tickets.take(ticket)
+
+        result: None | Waiting = self._when_ready(ticket, take)
+        return result
+
+    def cancel(self, ticket: int) -> None:
+        self.tickets.cancel(ticket)
+
+    # ---- models ----------------------------------------------------------------------------
+
+    def available_models(self) -> list[str]:
+        return list(self.models)
+
+    def get_model(self, name: str) -> tuple[Any, ...]:
+        model = self._model(name)
+        info = model.info
+        return (
+            info.name,
+            list(info.traits),
+            info.description,
+            info.version,
+            info.license,
+            info.prompt_template,
+            info.vocab_size,
+            info.max_positions,
+            list(info.eos_token_ids),
+            info.page_size,
+            model.config.max_batch_tokens,
+            model.config.max_distribution,
+        )
+
+    def _model(self, name: str) -> ServedModel:
+        if not name:
+            return next(iter(self.models.values()))
+        try:
+            return self.models[name]
+        except KeyError:
+            raise BadArgumentError(
+                f"there is no model {name!r}: the server has {', '.join(self.models)}"
+            ) from None
+
+    # ---- queues ----------------------------------------------------------------------------
+
+    def create_queue(self, queue: int, model: str) -> None:
+        served = self._model(model)
+        self.queues.check_unused([queue])
+        self.queues.add(queue, CommandQueue(served))
+
+    def destroy_queue(self, queue: int) -> None:
+        self.queues.remove(queue).withdraw_all()
+
+    def synchronize(self, queue: int) -> int:
+        found = self.queues.get(queue)
+        self.tickets.check_room()
+        ticket = self.tickets.open()
+        found.synchronize(lambda: self.tickets.complete(ticket, None))
+        return ticket
+
+    # ---- allocate --------------------------------------------------------------------------
+
+    def alloc_kvpage(self, queue: int, pages: list[int]) -> None:
+        model, table = self._page_table(queue)
+        table.check_unused(pages)
+        for page in pages:
+            table.add(page, model.pool.allocate())
+
+    def dealloc_kvpage(self, queue: int, pages: list[int]) -> None:
+        model, table = self._page_table(queue)
+        if len(set(pages)) != len(pages):
+            raise BadArgumentError("the same page is named twice: give each back once")
+        for page in pages:
+            table.get(page)  # all or nothing
+        for page in pages:
+            model.pool.release(table.remove(page))
+
+    def fork_kvpage(self, queue: int, sources: list[int], targets: list[int]) -> None:
+        model, table = self._page_table(queue)
+        if len(sources) != len(targets):
+            raise BadArgumentError(
+                f"each source needs a target: {len(sources)} sources, {len(targets)} targets"
+            )
+        shared = [table.get(source) for source in sources]
+        table.check_unused(targets)
+        for target, page in zip(targets, shared, strict=True):
+            model.pool.share(page)
+            table.add(target, page)
+
+    def _page_table(self, queue: int) -> tuple[ServedModel, HandleTable[int]]:
+        model = self.queues.get(queue).model
+        return model, self.pages[model.info.name]
+
+    # ---- forward ---------------------------------------------------------------------------
+
+    def forward_text(self, queue: int, request: Sequence[Any]) -> int:
+        tokens, positions, pages, start, mask, outputs, sampler, top_k = request
+        wanted = GuestForward(
+            token_ids=tokens,
+            positions=positions,
+            pages=pages,
+            start=start,
+            mask=mask,
+            outputs=outputs,
+            sampler=None if sampler is None else SamplerSpec(*sampler),
+            top_k=top_k,
+        )
+        found = self.queues.get(queue)
+        model, table = self._page_table(queue)
+        self.tickets.check_room()
+        plan = plan_forward(wanted, table, model.pool, model.info, model.config)
+        ticket = self.tickets.open(lambda: model.batcher.withdraw(command))
+
+        def on_done(outcome: ForwardResult | Exception) -> None:
+            self._num_unfinished -= 1
+            if self._num_unfinished == 0:
+                self._all_finished.set()
+            found.finish(command)
+            self.tickets.complete(ticket, outcome)
+
+        command = Command(
+            plan.request, plan.copies, plan.reads, plan.writes, on_done, trio.current_time()
+        )
+        self._num_unfinished += 1
+        found.add(command)
+        model.batcher.submit(command)
+        return ticket
+
+    def take_forward(self, ticket: int) -> tuple[Any, Any, Any] | Waiting:
+        result: tuple[Any, Any, Any] | Waiting = self._when_ready(ticket, self._take_forward)
+        return result
+
+    def _take_forward(self, ticket: int) -> tuple[Any, Any, Any]:
+        result = self.tickets.take(ticket)
+        if not isinstance(result, ForwardResult):
+            raise BadArgumentError(f"ticket {ticket} is not a forward's: finish it instead")
+        return result.token_ids.tolist(), result.top_ids.ravel(), result.top_probs.ravel()
+
+    # ---- tokenize --------------------------------------------------------------------------
+
+    def tokenize(self, model: str, text: str, special: bool) -> NDArray[np.int32]:  # noqa: FBT001 - WIT's own order
+        return self._model(model).tokenizer.encode(text, add_special_tokens=special)
+
+    def detokenize(self, model: str, tokens: list[int]) -> str:
+        found = self._model(model)
+        if tokens and max(tokens) >= found.info.vocab_size:
+            raise BadArgumentError(
+                f"token {max(tokens)} is not below {found.info.vocab_size}, the model's vocabulary"
+            )
+        return found.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def get_vocabs(self, model: str) -> list[NDArray[np.uint8]]:
+        return [np.frombuffer(t, np.uint8) for t in self._model(model).tokenizer.vocabulary()]
+
+    # ---- WASI ------------------------------------------------------------------------------
+
+    def write_output(self, stream: int, data: bytes) -> None:
+        self.log.write_output(stream, data)
+
+    def add_timer(self, deadline: float) -> int:
+        number = self._next_timer
+        self._next_timer += 1
+        self._timers[number] = deadline
+        return number
+
+    def timer_deadline(self, number: int) -> float:
+        return self._timers[number]
+
+    def drop_resource(self, number: int) -> None:
+        self._timers.pop(number, None)

@@ -1,0 +1,272 @@
+"""Instances: launch a program as a guest, run it to its end, give everything back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from pie_trio.application.host.instance_log import InstanceLog, LogLine
+from pie_trio.application.host.interfaces import (
+    API_VERSION,
+    FAILURE,
+    make_interfaces,
+    make_source_interface,
+)
+from pie_trio.application.host.session import Launch, Session
+from pie_trio.application.lifecycle.background import BackgroundShare
+from pie_trio.application.lifecycle.programs import SourceProgram
+from pie_trio.application.waiting import Waiting
+from pie_trio.application.wasm.fiber import Fiber
+from pie_trio.application.wasm.linking import PARKED
+from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
+from pie_trio.application.wasm.values import STRING, Result, ResultValue
+from pie_trio.config import InstanceLimits
+from pie_trio.control.served_model import ServedModel
+from pie_trio.errors import BadArgumentError, GuestFailedError, TimedOutError
+
+__all__ = ["Instance", "Launcher", "open_launcher"]
+
+PROGRAM_INTERFACE = f"pie:inferlet/program@{API_VERSION}"
+OUTCOME = Result(STRING, FAILURE)
+CONTENTION_MEMORY_SECONDS = 0.25
+"""The device counts as at work for so long after its last step."""
+
+
+class _UnclaimedHost:
+    """The host object of a guest that waits for its program. It has no timers and no log."""
+
+    def get_program(self) -> Waiting:
+        return Waiting(PARKED)
+
+    def write_output(self, stream: int, data: bytes) -> None:
+        return
+
+    def drop_resource(self, number: int) -> None:
+        return
+
+
+class _GuestHost(Session):
+    """The host object of a guest that runs a program sent as source."""
+
+    def __init__(self, program: SourceProgram, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.program = program
+
+    def get_program(self) -> tuple[str, list[tuple[str, str]]]:
+        return self.program.entry, list(self.program.modules.items())
+
+
+class _Observer:
+    """Tells the control layer what a fiber is doing."""
+
+    def __init__(self, session: Session, background: BackgroundShare) -> None:
+        self._session, self._background = session, background
+
+    def blocked(self) -> None:
+        self._session.settle()
+
+    async def slice_over(self) -> None:
+        self._session.settle()
+        await self._background.wait_turn()
+
+
+class Instance:
+    """One run of a program.
+
+    Attributes:
+        session: Its tables, its outbox and its log.
+    """
+
+    def __init__(self, launcher: Launcher, session: _GuestHost) -> None:
+        self.session = session
+        self._launcher = launcher
+
+    @property
+    def instance_id(self) -> str:
+        """Its name."""
+        return self.session.launch.instance_id
+
+    async def run(self) -> str:
+        """Run the program to its end and return its result as JSON.
+
+        Everything that the instance held is given back before this returns, however it ends.
+
+        Raises:
+            GuestFailedError: The program raised.
+            GuestTrappedError: The guest trapped.
+            TimedOutError: It ran longer than its limit.
+        """
+        return await self._launcher.run(self.session, "run")
+
+    async def describe(self) -> dict[str, Any]:
+        """Run the program's description instead: name, documentation, schema of its arguments.
+
+        Raises:
+            GuestFailedError: The program cannot be loaded.
+        """
+        description: dict[str, Any] = json.loads(await self._launcher.run(self.session, "describe"))
+        return description
+
+
+class Launcher:
+    """Launches instances. Made by :func:`open_launcher`.
+
+    Attributes:
+        num_running: Instances that have not ended.
+    """
+
+    def __init__(
+        self,
+        runtime: WasmRuntime,
+        language: LinkedComponent,
+        models: Mapping[str, ServedModel],
+        limits: InstanceLimits,
+    ) -> None:
+        self.models, self.limits = models, limits
+        self.num_running = 0
+        self._language = language
+        self._warm: deque[Fiber] = deque()
+        self._taken = trio.Event()
+        self._numbers = itertools.count(1)
+        self._prefix = secrets.token_hex(3)
+        config = runtime.config
+        self._background = BackgroundShare(
+            share=config.background_share,
+            slice_seconds=config.tick_seconds * config.slice_ticks,
+            is_contended=self._is_contended,
+        )
+
+    def prepare(
+        self,
+        program: SourceProgram,
+        arguments: Mapping[str, Any],
+        *,
+        on_log: Callable[[LogLine], None] | None = None,
+    ) -> Instance:
+        """Return a new instance that has not started.
+
+        Raises:
+            BadArgumentError: The arguments are nothing that JSON can carry.
+        """
+        try:
+            encoded = json.dumps(dict(arguments), ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise BadArgumentError(f"arguments must be JSON values: {error}") from error
+        launch = Launch(f"{program.name}-{self._prefix}{next(self._numbers)}", encoded)
+        log = InstanceLog(max_bytes=self.limits.log_bytes, on_line=on_log)
+        return Instance(self, _GuestHost(program, launch, self.models, self.limits, log))
+
+    async def run(self, session: _GuestHost, export: str) -> str:
+        """Run one of the program's exports in a guest of its own; see :class:`Instance`."""
+        self.num_running += 1
+        try:
+            with self._take_guest(export) as fiber:
+                fiber.host = session
+                fiber.observer = _Observer(session, self._background)
+                with trio.move_on_after(self.limits.wall_seconds or float("inf")) as scope:
+                    return await self._run_fiber(fiber, export)
+            assert scope.cancelled_caught, "the block is left by returning or by its deadline"
+            raise TimedOutError(
+                f"the program ran for {self.limits.wall_seconds:g} s, which is its limit"
+            )
+        finally:
+            self.num_running -= 1
+            session.log.close()
+            await session.close()
+
+    async def _run_fiber(self, fiber: Fiber, export: str) -> str:
+        if not fiber.is_started:
+            await fiber.instantiate()
+            fiber.start(PROGRAM_INTERFACE, export)
+        outcome: ResultValue[Any] = await fiber.finish(OUTCOME)
+        if outcome.is_ok:
+            result: str = outcome.value
+            return result
+        kind, message, traceback = outcome.value
+        raise GuestFailedError(kind=kind, message=message, traceback=traceback)
+
+    def _take_guest(self, export: str) -> Fiber:
+        """Return a guest that is ready for its program, or a new one."""
+        if export == "run" and self._warm:
+            self._taken.set()
+            return self._warm.popleft()
+        return self._make_guest()
+
+    def _make_guest(self) -> Fiber:
+        return Fiber(
+            self._language, _UnclaimedHost(), memory_bytes=self.limits.memory_bytes
+        )
+
+    async def keep_warm(self, count: int) -> None:
+        """Replace guests that are taken, whenever the loop has time, until cancelled."""
+        while True:
+            self._taken = trio.Event()
+            await self.warm_up(count)
+            await self._taken.wait()
+
+    async def warm_up(self, count: int) -> None:
+        """Instantiate guests ahead of time, up to ``count``, so that a launch need not."""
+        while len(self._warm) < count:
+            fiber = self._make_guest()
+            try:
+                await fiber.instantiate()
+                fiber.start(PROGRAM_INTERFACE, "run")
+                is_parked = await fiber.park()
+                assert is_parked, "a guest asks for its program before it does anything else"
+            except BaseException:
+                fiber.close()
+                raise
+            self._warm.append(fiber)
+
+    def close(self) -> None:
+        """Drop the guests that wait for a program."""
+        while self._warm:
+            self._warm.popleft().close()
+
+    def _is_contended(self) -> bool:
+        since = trio.current_time() - CONTENTION_MEMORY_SECONDS
+        return any(
+            model.batcher.num_unfinished or model.batcher.last_step_at > since
+            for model in self.models.values()
+        )
+
+
+@asynccontextmanager
+async def open_launcher(
+    runtime: WasmRuntime,
+    language: bytes,
+    models: Mapping[str, ServedModel],
+    limits: InstanceLimits,
+    *,
+    num_warm: int = 0,
+) -> AsyncGenerator[Launcher]:
+    """Launch programs sent as source for as long as the block is open.
+
+    Args:
+        runtime: The Wasm engine.
+        language: The language component.
+        models: What the programs may use, by name; the first is the default.
+        limits: Of each instance.
+        num_warm: Guests to keep instantiated ahead of time.
+    """
+    # Deserialising maps the file; it is milliseconds once the component is in the cache.
+    compiled = runtime.compile(language)
+    interfaces = [*make_interfaces(), make_source_interface(lambda host: host.get_program())]
+    linked = runtime.link(compiled, interfaces)
+    launcher = Launcher(runtime, linked, models, limits)
+    try:
+        await launcher.warm_up(num_warm)
+        async with trio.open_nursery() as nursery:
+            if num_warm:
+                nursery.start_soon(launcher.keep_warm, num_warm)
+            yield launcher
+            nursery.cancel_scope.cancel()
+    finally:
+        launcher.close()

@@ -1,0 +1,122 @@
+"""The wasmtime engine: configuration, time slices, compiled components.
+
+One runtime a process. Its engine is shared by all guests; a component is compiled once for a
+host and mapped from the cache after that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from wasmtime import Config, Engine, component
+from wasmtime import _ffi as ffi
+
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.fiber import Fiber
+from pie_trio.application.wasm.linking import HostInterface, HostLinker
+from pie_trio.application.wasm.wasi import make_wasi
+from pie_trio.config import WasmConfig
+
+__all__ = ["LinkedComponent", "WasmRuntime"]
+
+
+@dataclass(frozen=True)
+class LinkedComponent:
+    """A compiled component and the host functions that its instances will call."""
+
+    runtime: WasmRuntime
+    component: component.Component
+    linker: HostLinker
+
+
+class WasmRuntime:
+    """Compiles components and tells which guest is running. A context manager.
+
+    While it is open a thread advances the engine's epoch, which is what preempts a guest that
+    computes without calling the host.
+
+    Attributes:
+        current: The fiber that is being polled, whose host calls are answered. There is one
+            thread, so there is one at a time.
+    """
+
+    def __init__(self, config: WasmConfig, cache: CompileCache) -> None:
+        self.config = config
+        self.engine = Engine(_make_config(config))
+        self.slice_ticks = config.slice_ticks
+        self._cache = cache
+        self.current: Fiber | None = None
+        self._is_closed = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="pie-epoch", daemon=True)
+
+    def __enter__(self) -> WasmRuntime:
+        self._ticker.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._is_closed.set()
+        self._ticker.join()
+
+    def compile(self, wasm: bytes) -> component.Component:
+        """Return the compiled component, from the cache if it is there. Blocks for seconds."""
+        return self._cache.load(self.engine, wasm)
+
+    def link(
+        self, compiled: component.Component, interfaces: Sequence[HostInterface]
+    ) -> LinkedComponent:
+        """Connect a component's imports with WASI and with the given host functions."""
+        linker = HostLinker(self.engine, self._get_current)
+        linker.define([*make_wasi(lambda: self._get_current().context), *interfaces])
+        linker.trap_unknown_imports(compiled)
+        return LinkedComponent(self, compiled, linker)
+
+    def _get_current(self) -> Fiber:
+        assert self.current is not None, "host calls come from a fiber that is being polled"
+        return self.current
+
+    def _tick(self) -> None:
+        while not self._is_closed.wait(self.config.tick_seconds):
+            self.engine.increment_epoch()
+
+
+def _make_config(config: WasmConfig) -> Config:
+    result = Config()
+    result.epoch_interruption = True
+    if config.pooled_instances:
+        _use_pool(result, config)
+    return result
+
+
+def _use_pool(result: Config, config: WasmConfig) -> None:
+    """Keep memory slots between instances: a launch then copies pages instead of faulting."""
+    count = config.pooled_instances
+    pool = ffi.wasmtime_pooling_allocation_config_new()
+    settings = {
+        "total_component_instances": count,
+        "total_core_instances": count * 40,  # componentize-py's adapters: about 20 an instance
+        "max_core_instances_per_component": 60,
+        "total_memories": count,
+        "max_memories_per_component": 1,
+        "total_tables": count * 10,
+        "max_tables_per_component": 20,
+        "table_elements": 40_000,
+        "total_stacks": count,
+        "max_memory_size": config.max_memory_bytes,
+        "max_component_instance_size": 4 << 20,
+        "max_core_instance_size": 4 << 20,
+        "linear_memory_keep_resident": config.keep_resident_bytes,
+        "table_keep_resident": 1 << 20,
+        "max_unused_warm_slots": count,
+    }
+    for name, value in settings.items():
+        getattr(ffi, f"wasmtime_pooling_allocation_config_{name}_set")(pool, value)
+    ffi.wasmtime_pooling_allocation_strategy_set(result.ptr(), pool)
+    ffi.wasmtime_pooling_allocation_config_delete(pool)

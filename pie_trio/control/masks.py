@@ -1,0 +1,66 @@
+"""Attention masks: from the wire, or inferred from positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pie_trio.errors import BadArgumentError
+
+__all__ = ["decode_mask", "infer_mask"]
+
+
+def infer_mask(
+    slot_positions: NDArray[np.int32], positions: NDArray[np.int32]
+) -> NDArray[np.bool_] | None:
+    """Let each new token attend to the written slots with a position up to its own.
+
+    Args:
+        slot_positions: ``[kv_len]``, of all slots; the last ones are the new tokens'. -1 where
+            a slot was never written.
+        positions: ``[num_tokens]``, of the new tokens.
+
+    Returns:
+        ``[num_tokens, kv_len]``, or None where that is the plain causal mask.
+    """
+    start = len(slot_positions) - len(positions)
+    earlier = slot_positions[:start]
+    is_ordered = len(positions) == 1 or bool((np.diff(positions) > 0).all())
+    if is_ordered and (
+        start == 0 or (int(earlier.min()) >= 0 and int(earlier.max()) <= int(positions[0]))
+    ):
+        return None
+    mask: NDArray[np.bool_] = (slot_positions >= 0) & (slot_positions <= positions[:, None])
+    return mask
+
+
+def decode_mask(rows: Sequence[Sequence[int]], *, num_tokens: int, kv_len: int) -> NDArray[np.bool_]:
+    """Decode rows of run lengths: hidden, seen, hidden, ... in turn.
+
+    Returns:
+        ``[num_tokens, kv_len]``.
+
+    Raises:
+        BadArgumentError: A row is missing, too long, or sees nothing.
+    """
+    if len(rows) != num_tokens:
+        raise BadArgumentError(
+            f"a mask has a row for each new token: expected {num_tokens}, got {len(rows)}"
+        )
+    mask = np.zeros((num_tokens, kv_len), np.bool_)
+    for index, runs in enumerate(rows):
+        ends = np.cumsum(np.asarray(runs, np.int64))
+        if len(ends) and int(ends[-1]) > kv_len:
+            raise BadArgumentError(
+                f"row {index} of the mask is {int(ends[-1])} slots long, "
+                f"but the context has {kv_len}"
+            )
+        for run in range(1, len(ends), 2):
+            mask[index, ends[run - 1] : ends[run]] = True
+        if not mask[index].any():
+            raise BadArgumentError(
+                f"row {index} of the mask sees nothing: a token attends to one slot at least"
+            )
+    return mask

@@ -1,0 +1,60 @@
+"""What an inferlet has sent and its client has not taken yet: bounded, and it holds no pages."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+__all__ = ["Message", "Outbox"]
+
+Message = str | bytes
+
+
+class Outbox:
+    """Messages of one inferlet, in order.
+
+    Args:
+        max_unread: Beyond this, messages wait for the client outside of the outbox.
+    """
+
+    def __init__(self, *, max_unread: int) -> None:
+        self.max_unread = max_unread
+        self._messages: deque[Message] = deque()
+        self._late: deque[tuple[Message, Callable[[], None]]] = deque()
+        self._is_closed = False
+        self._changed = trio.Event()
+
+    def put(self, message: Message) -> bool:
+        """Append a message if there is room for it, and say so."""
+        if self._late or len(self._messages) >= self.max_unread:
+            return False
+        self._messages.append(message)
+        self._changed.set()
+        return True
+
+    def put_late(self, message: Message, on_room: Callable[[], None]) -> None:
+        """Append a message once there is room, and call ``on_room`` then."""
+        self._late.append((message, on_room))
+
+    def close(self) -> None:
+        """Let the client's :meth:`take` end once it has taken everything."""
+        while self._late:
+            self._messages.append(self._late.popleft()[0])
+        self._is_closed = True
+        self._changed.set()
+
+    async def take(self) -> list[Message]:
+        """Wait for messages and return all there are; empty once the outbox is closed."""
+        while not self._messages and not self._is_closed:
+            self._changed = trio.Event()
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        taken = list(self._messages)
+        self._messages.clear()
+        while self._late and len(self._messages) < self.max_unread:
+            message, on_room = self._late.popleft()
+            self._messages.append(message)
+            on_room()
+        return taken

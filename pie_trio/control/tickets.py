@@ -1,0 +1,135 @@
+"""Tickets: what an inferlet holds of a command until it has taken the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from pie_trio.errors import LimitError, UnknownHandleError
+
+__all__ = ["TicketTable"]
+
+
+class _Entry:
+    __slots__ = ("is_ready", "on_cancel", "outcome")
+
+    def __init__(self, on_cancel: Callable[[], None] | None) -> None:
+        self.on_cancel = on_cancel
+        self.is_ready = False
+        self.outcome: Any = None
+
+
+class TicketTable:
+    """The tickets of one inferlet.
+
+    Args:
+        max_in_flight: Most tickets at once.
+        on_wake: Called when a wait of the inferlet is over: it is about to run.
+    """
+
+    def __init__(self, *, max_in_flight: int, on_wake: Callable[[], None]) -> None:
+        self.max_in_flight = max_in_flight
+        self._on_wake = on_wake
+        self._entries: dict[int, _Entry] = {}
+        self._next = 1
+        self._awaited: frozenset[int] = frozenset()
+        self._wake = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def check_room(self) -> None:
+        """Raise unless one more ticket may be opened.
+
+        Raises:
+            LimitError: As many are open as the inferlet may have.
+        """
+        if len(self._entries) >= self.max_in_flight:
+            raise LimitError(
+                f"{self.max_in_flight} commands are in flight, which is as many as an inferlet "
+                "may have: take or cancel some before submitting more"
+            )
+
+    def open(self, on_cancel: Callable[[], None] | None = None) -> int:
+        """Return a new ticket. ``on_cancel`` withdraws what is behind it."""
+        ticket = self._next
+        self._next += 1
+        self._entries[ticket] = _Entry(on_cancel)
+        return ticket
+
+    def complete(self, ticket: int, outcome: Any) -> None:
+        """Make a ticket ready; one that is no longer open is forgotten.
+
+        Args:
+            ticket: From :meth:`open`.
+            outcome: The result, or an exception that taking it will raise.
+        """
+        entry = self._entries.get(ticket)
+        if entry is None:
+            return
+        entry.is_ready, entry.outcome, entry.on_cancel = True, outcome, None
+        if ticket in self._awaited:
+            self._awaited = frozenset()
+            self._on_wake()
+            self._wake.set()
+
+    def ready(self, tickets: Sequence[int]) -> list[int]:
+        """Return those of the tickets that are ready.
+
+        Raises:
+            UnknownHandleError: One is not open.
+        """
+        result = []
+        for ticket in tickets:
+            if self._get(ticket).is_ready:
+                result.append(ticket)
+        return result
+
+    async def wait_any(self, tickets: Sequence[int], deadline: float | None) -> list[int]:
+        """Wait until one of the tickets is ready or the deadline has passed.
+
+        There is one waiter at a time: the inferlet itself.
+        """
+        self._awaited = frozenset(tickets)
+        self._wake = trio.Event()
+        try:
+            if deadline is None:
+                await self._wake.wait()
+            else:
+                with trio.move_on_at(deadline):
+                    await self._wake.wait()
+        finally:
+            self._awaited = frozenset()
+        return self.ready(tickets)
+
+    def take(self, ticket: int) -> Any:
+        """Close a ready ticket and return its result, or raise its error.
+
+        Raises:
+            UnknownHandleError: The ticket is not open.
+        """
+        entry = self._get(ticket)
+        assert entry.is_ready, "callers wait before they take"
+        del self._entries[ticket]
+        if isinstance(entry.outcome, Exception):
+            raise entry.outcome
+        return entry.outcome
+
+    def cancel(self, ticket: int) -> None:
+        """Close a ticket, ready or not, and withdraw what is behind it. Unknown ones are fine."""
+        entry = self._entries.pop(ticket, None)
+        if entry is not None and entry.on_cancel is not None:
+            entry.on_cancel()
+
+    def cancel_all(self) -> None:
+        """Cancel every open ticket."""
+        for ticket in list(self._entries):
+            self.cancel(ticket)
+
+    def _get(self, ticket: int) -> _Entry:
+        entry = self._entries.get(ticket)
+        if entry is None:
+            raise UnknownHandleError("ticket", ticket)
+        return entry

@@ -1,0 +1,198 @@
+"""The seam between the control and the inference layer: protocols and their messages.
+
+Plain data and numpy only, so that an engine can live in a thread or in a process of its own.
+`control` and `inference` both import this module and never each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Batch",
+    "Engine",
+    "ForwardRequest",
+    "ForwardResult",
+    "ModelInfo",
+    "OutputSpec",
+    "PageCopy",
+    "SamplerSpec",
+    "Tokenizer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a guest may know of a model.
+
+    Attributes:
+        name: The name under which the server offers it.
+        architecture: As in the model's ``config.json``, for example ``LlamaForCausalLM``.
+        traits: Names of the WIT interfaces (traits) that the model supports.
+        vocab_size: Number of token ids; every id is below it.
+        max_positions: Longest context that the model was made for. Longer is allowed.
+        bos_token_id: Put before a text by ``encode(add_special_tokens=True)``; None if none.
+        eos_token_ids: Ids that end a generation.
+        prompt_template: The chat template (Jinja) as published, or "".
+        page_size: Tokens in a KV page.
+        num_pages: KV pages that the engine has.
+    """
+
+    name: str
+    architecture: str
+    traits: tuple[str, ...]
+    vocab_size: int
+    max_positions: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    prompt_template: str
+    page_size: int
+    num_pages: int
+    description: str = ""
+    version: str = ""
+    license: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSpec:
+    """How to choose the next token from one row of logits.
+
+    The draw of a row depends on ``seed`` and the row's position alone: not on the batch, nor
+    on what was drawn before. Filters apply in the order top-k, top-p, min-p to the softmax of
+    ``logits / temperature``.
+
+    Attributes:
+        temperature: 0 means greedy, and everything else is ignored.
+        top_k: Keep the k most likely tokens; 0 keeps all.
+        top_p: Keep the smallest set with at least this probability; 1.0 keeps all.
+        min_p: Drop tokens less likely than ``min_p`` times the most likely; 0.0 keeps all.
+        seed: 64 bits.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """What to return of a forward.
+
+    Attributes:
+        rows: ``[num_rows]`` int32, indices into the request's own new tokens.
+        sampler: Sample one token a row; None samples nothing.
+        top_k: Return the k most likely tokens and their probabilities (of the softmax at
+            temperature 1) a row; 0 returns none.
+    """
+
+    rows: NDArray[np.int32]
+    sampler: SamplerSpec | None = None
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRequest:
+    """New tokens of one context, and the pages that they read and write.
+
+    The slots of a context are numbered along ``page_ids``: slot ``i`` is token ``i % page_size``
+    of page ``page_ids[i // page_size]``. The keys of the new tokens are written to the last
+    ``len(token_ids)`` of the first ``kv_len`` slots; the slots before them were written earlier.
+
+    Attributes:
+        token_ids: ``[num_tokens]`` int32, at least one.
+        positions: ``[num_tokens]`` int32, what the rotary embedding sees. Any value >= 0.
+        page_ids: ``[num_pages]`` int32, physical; at least ``ceil(kv_len / page_size)`` of them.
+        kv_len: Slots in use after this forward.
+        mask: ``[num_tokens, kv_len]`` bool, True where a new token attends to a slot; each row
+            attends at least to one. None: new token ``i`` attends to slots
+            ``0 .. kv_len - num_tokens + i``.
+        outputs: What to return; None returns nothing (a pure prefill).
+    """
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    page_ids: NDArray[np.int32]
+    kv_len: int
+    mask: NDArray[np.bool_] | None = None
+    outputs: OutputSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageCopy:
+    """Copy the keys and values of ``count`` tokens from one page to another."""
+
+    source: int
+    target: int
+    source_offset: int
+    target_offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step of the device: first all copies, in order, then all forwards at once.
+
+    No forward of a batch reads a slot that another forward of the same batch writes.
+    """
+
+    forwards: tuple[ForwardRequest, ...]
+    copies: tuple[PageCopy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardResult:
+    """What a request's :class:`OutputSpec` asked for; what was not asked for is empty.
+
+    Attributes:
+        token_ids: ``[num_rows]`` int32, sampled.
+        top_ids: ``[num_rows, top_k]`` int32, most likely first.
+        top_probs: ``[num_rows, top_k]`` float32.
+    """
+
+    token_ids: NDArray[np.int32]
+    top_ids: NDArray[np.int32]
+    top_probs: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Runs batches of one model, one at a time."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is; constant."""
+        ...
+
+    def execute(self, batch: Batch) -> Sequence[ForwardResult]:
+        """Run one step and return a result for each forward, in order. Blocks.
+
+        Raises:
+            EngineError: The step failed. What the batch would have written is undefined.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back weights and KV cache. Idempotent."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Turns text into token ids and back. May be called from any thread."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> NDArray[np.int32]:
+        """Return ``[num_tokens]`` int32."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text; bytes that are no whole UTF-8 character become U+FFFD."""
+        ...
+
+    def vocabulary(self) -> tuple[bytes, ...]:
+        """Return the bytes of each token id, as decoding yields them."""
+        ...

@@ -1,0 +1,147 @@
+"""The whole exception tree of the server.
+
+::
+
+    PieError
+    |-- ConfigError        the operator's: before serving; exit code 2
+    |   |-- ModelDirectoryError
+    |   |-- CacheError
+    |   `-- ProgramError   a program that cannot even start: no file, no @inferlet
+    |-- InferletError      the guest's: ends that instance; exit code 1
+    |   |-- BadArgumentError, UnknownHandleError, OutOfPagesError, LimitError
+    |   |-- UnsupportedError, CancelledError, TimedOutError
+    |   |-- GuestFailedError   an exception of the author's own, with its traceback
+    |   `-- GuestTrappedError  a trap of Wasm: stack, memory, unknown import
+    `-- EngineError        ours: fails the calls of that batch
+
+A host call reports an :class:`InferletError` to the guest as the WIT record ``error``; its
+``code`` is the class attribute of that name. Any other exception is never shown to a guest.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BadArgumentError",
+    "CacheError",
+    "CancelledError",
+    "ConfigError",
+    "EngineError",
+    "GuestFailedError",
+    "GuestTrappedError",
+    "InferletError",
+    "LimitError",
+    "ModelDirectoryError",
+    "OutOfPagesError",
+    "PieError",
+    "ProgramError",
+    "TimedOutError",
+    "UnknownHandleError",
+    "UnsupportedError",
+]
+
+
+class PieError(Exception):
+    """Everything that Pie raises on purpose."""
+
+
+class ConfigError(PieError):
+    """The operator's input cannot be used: a flag, a file, a directory."""
+
+
+class ModelDirectoryError(ConfigError):
+    """A model directory lacks a file, is damaged, or holds a model that Pie cannot run."""
+
+
+class CacheError(ConfigError):
+    """The cache directory cannot be written, or other users could write to it."""
+
+
+class ProgramError(ConfigError):
+    """A program cannot be launched: it is not there, not readable, or not an inferlet."""
+
+
+class InferletError(PieError):
+    """A fault of one inferlet: it ends that instance, or is raised in it, and nobody else."""
+
+    code: ClassVar[str] = "internal"
+
+
+class BadArgumentError(InferletError):
+    """An argument of a launch or of a host call has the wrong type, size or value."""
+
+    code = "invalid-argument"
+
+
+class UnknownHandleError(InferletError):
+    """A handle is not in the instance's own table, or has been given back."""
+
+    code = "unknown-handle"
+
+    def __init__(self, kind: str, handle: int) -> None:
+        super().__init__(
+            f"{kind} {handle} is not a handle of this inferlet: "
+            "allocate it first, and do not use it after it was given back"
+        )
+        self.kind, self.handle = kind, handle
+
+
+class OutOfPagesError(InferletError):
+    """A request needs more KV pages than are free."""
+
+    code = "out-of-pages"
+
+    def __init__(self, *, needed: int, free: int, total: int) -> None:
+        super().__init__(
+            f"need {needed} KV pages but only {free} of {total} are free: "
+            "release a context, or start with more --kv-pages"
+        )
+        self.needed, self.free, self.total = needed, free, total
+
+
+class LimitError(InferletError):
+    """An instance reached one of its limits."""
+
+    code = "limit-exceeded"
+
+
+class UnsupportedError(InferletError):
+    """The model lacks the trait that a call needs."""
+
+    code = "unsupported"
+
+
+class CancelledError(InferletError):
+    """A command was withdrawn before it ran."""
+
+    code = "cancelled"
+
+
+class TimedOutError(InferletError):
+    """An instance used up its wall time."""
+
+    code = "timed-out"
+
+
+class GuestFailedError(InferletError):
+    """The author's program raised; ``traceback`` shows the author's own lines.
+
+    Attributes:
+        kind: Name of the guest's exception type.
+        traceback: As Python prints it, without the frames of the SDK.
+    """
+
+    def __init__(self, *, kind: str, message: str, traceback: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind, self.message, self.traceback = kind, message, traceback
+
+
+class GuestTrappedError(InferletError):
+    """The guest ended in a trap of Wasm, which has no traceback of Python."""
+
+
+class EngineError(PieError):
+    """A batch failed on the device: its calls fail, the server goes on."""
+
+    code: ClassVar[str] = "engine-failed"
