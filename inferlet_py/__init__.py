@@ -108,3 +108,9 @@ __all__ = [
     "sleep_forever",
     "sleep_until",
 ]
+
+# Tracebacks and help() name things as authors import them, not by our private modules.
+for _name in __all__:
+    if hasattr(globals()[_name], "__module__"):
+        globals()[_name].__module__ = __name__
+del _name

@@ -53,7 +53,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._sampler = sampler.values()
         self._stop_tokens = frozenset(stop_tokens)
-        self._decoder = TextDecoder(context.model)
+        self._decoder = TextDecoder(context.model, context.token_ids)
         self._stop_strings = StopStrings(stop)
 
     def __aiter__(self) -> AsyncIterator[Chunk]:

@@ -73,4 +73,8 @@ def encode_result(result: object) -> str:
             "return str, int, float, bool, None, list, dict or dataclasses of these"
         )
 
-    return json.dumps(result, default=convert, ensure_ascii=False)
+    try:
+        return json.dumps(result, default=convert, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+    raise TypeError(message)  # here, so that no frames of the encoder are in the traceback

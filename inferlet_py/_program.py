@@ -6,6 +6,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import linecache
+import os
 import sys
 import traceback
 import types
@@ -15,10 +16,7 @@ from typing import Any
 
 from inferlet_py._inferlet import Inferlet
 
-__all__ = ["Failure", "NoInferletError", "describe_failure", "find_inferlet", "load_modules"]
-
-PROGRAM_ROOT = "inferlet:"
-"""Comes before the paths of a program's modules in tracebacks."""
+__all__ = ["Failure", "NoInferletError", "describe_failure", "find_inferlet", "import_file", "load_modules"]
 
 Failure = tuple[str, str, str]
 """Kind, message and traceback: the WIT record ``failure``."""
@@ -26,6 +24,8 @@ Failure = tuple[str, str, str]
 
 class NoInferletError(Exception):
     """The entry module has no program, or several."""
+
+    __module__ = "inferlet_py"
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -59,11 +59,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         assert module.__spec__ is not None, "importlib sets it"
         path = module.__spec__.origin
         assert path is not None, "find_spec sets it"
-        text, filename = self._modules[path], PROGRAM_ROOT + path
-        module.__file__ = filename
+        text = self._modules[path]
+        module.__file__ = path
         # Tracebacks show the author's lines, though there is no file.
-        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-        exec(compile(text, filename, "exec"), module.__dict__)
+        linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+        exec(compile(text, path, "exec"), module.__dict__)
 
 
 def load_modules(entry: str, modules: Mapping[str, str]) -> types.ModuleType:
@@ -71,6 +71,19 @@ def load_modules(entry: str, modules: Mapping[str, str]) -> types.ModuleType:
     sys.meta_path.insert(0, _Finder(modules))
     name = ".".join(PurePosixPath(entry).with_suffix("").parts)
     return importlib.import_module(name)
+
+
+def import_file(path: str | os.PathLike[str]) -> types.ModuleType:
+    """Import the entry module of a program from its file, as running natively does."""
+    folder, name = os.path.split(os.fspath(path))
+    sys.path.insert(0, os.path.abspath(folder))
+    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), path)
+    assert spec is not None, "a path that ends in .py has a loader"
+    assert spec.loader is not None, "a path that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def find_inferlet(module: types.ModuleType) -> Inferlet[..., Any]:
@@ -86,7 +99,7 @@ def find_inferlet(module: types.ModuleType) -> Inferlet[..., Any]:
     }
     if len(found) == 1:
         return next(iter(found.values()))
-    where = getattr(module, "__file__", module.__name__).removeprefix(PROGRAM_ROOT)
+    where = getattr(module, "__file__", module.__name__)
     if not found:
         raise NoInferletError(
             f"{where} has no inferlet: put @inferlet above the asynchronous function to run"
@@ -94,33 +107,31 @@ def find_inferlet(module: types.ModuleType) -> Inferlet[..., Any]:
     raise NoInferletError(f"{where} has {len(found)} inferlets ({', '.join(found)}): keep one")
 
 
-def describe_failure(error: BaseException) -> Failure:
-    """Return what a client is told of an exception: the author's own lines, not the SDK's."""
+def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Failure:
+    """Return what a client is told of an exception: the author's own lines, not the SDK's.
+
+    Args:
+        error: What the program raised.
+        hidden: Folders whose frames are left out too.
+    """
     report = traceback.TracebackException.from_exception(error)
-    _keep_own_frames(report)
+    _keep_own_frames(report, (_OUR_FOLDER, _IMPORTLIB, "<frozen ", *hidden))
     kind = type(error).__qualname__
     module = type(error).__module__
-    if module not in ("builtins", "__main__") and not module.startswith("inferlet_py"):
+    if module not in ("builtins", "__main__", "inferlet_py"):
         kind = f"{module}.{kind}"
-    text = "".join(report.format()).replace(PROGRAM_ROOT, "")
-    return kind, str(error), text
+    return kind, str(error), "".join(report.format())
 
 
-def _keep_own_frames(report: traceback.TracebackException) -> None:
-    own = [frame for frame in report.stack if not _is_ours(frame.filename)]
+_OUR_FOLDER = os.path.dirname(__file__)
+_IMPORTLIB = os.path.dirname(importlib.__file__)
+
+
+def _keep_own_frames(
+    report: traceback.TracebackException, hidden: tuple[str, ...]
+) -> None:
+    own = [frame for frame in report.stack if not frame.filename.startswith(hidden)]
     report.stack = traceback.StackSummary.from_list(own)
     for linked in (report.__cause__, report.__context__, *(report.exceptions or ())):
         if linked is not None:
-            _keep_own_frames(linked)
-
-
-_OUR_FOLDER = __file__.rpartition("/")[0]
-
-
-def _is_ours(filename: str) -> bool:
-    return (
-        filename.startswith((_OUR_FOLDER, "<frozen importlib", "<frozen runpy"))
-        or "/importlib/" in filename
-        or "componentize_py" in filename
-        or filename.endswith("/inferlet_app.py")
-    )
+            _keep_own_frames(linked, hidden)

@@ -19,13 +19,17 @@ class TextDecoder:
     The text of a token can depend on the one before it (a leading space) and a character can
     span several tokens; text is therefore decoded behind a few known tokens, and held back while
     it ends within a character.
+
+    Args:
+        model: Whose tokens they are.
+        before: Tokens that come before the text.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, before: Sequence[int] = ()) -> None:
         self._model = model
-        self._window: list[int] = []
-        self._num_known = 0
-        self._known_text = ""
+        self._window = list(before[-MAX_HELD_TOKENS:])
+        self._num_known = len(self._window)
+        self._known_text = model.detokenize(self._window) if self._window else ""
 
     def add(self, token_id: int) -> str:
         """Return the text that became certain by this token, perhaps none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 __all__ = ["ControlConfig", "InstanceLimits", "ModelConfig", "WasmConfig", "default_cache_directory"]
 
@@ -35,7 +36,7 @@ class ModelConfig:
     num_pages: int | None = None
     kv_bytes: int = 256 << 20
     page_size: int = 16
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from inferlet_py import Context, Sampler, inferlet, send
 
 
 @inferlet
-async def main(prompt: str = "Once upon a time", max_tokens: int = 64, temperature: float = 0.0) -> str:
+async def main(
+    prompt: str = "Once upon a time", max_tokens: int = 64, temperature: float = 0.0
+) -> None:
     """Continue a prompt.
 
     Args:
@@ -15,6 +17,6 @@ async def main(prompt: str = "Once upon a time", max_tokens: int = 64, temperatu
     async with Context() as ctx:
         await ctx.fill(prompt)
         await send(prompt)
-        async for chunk in ctx.generate(max_tokens=max_tokens, sampler=Sampler(temperature=temperature)):
+        sampler = Sampler(temperature=temperature)
+        async for chunk in ctx.generate(max_tokens=max_tokens, sampler=sampler):
             await send(chunk.text)
-        return ctx.text()

@@ -8,6 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -31,7 +32,7 @@ from pie_trio.config import InstanceLimits
 from pie_trio.control.served_model import ServedModel
 from pie_trio.errors import BadArgumentError, GuestFailedError, TimedOutError
 
-__all__ = ["Instance", "Launcher", "open_launcher"]
+__all__ = ["Instance", "Launcher", "link_language", "open_launcher"]
 
 PROGRAM_INTERFACE = f"pie:inferlet/program@{API_VERSION}"
 OUTCOME = Result(STRING, FAILURE)
@@ -124,7 +125,6 @@ class Launcher:
 
     def __init__(
         self,
-        runtime: WasmRuntime,
         language: LinkedComponent,
         models: Mapping[str, ServedModel],
         limits: InstanceLimits,
@@ -136,7 +136,7 @@ class Launcher:
         self._taken = trio.Event()
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(3)
-        config = runtime.config
+        config = language.runtime.config
         self._background = BackgroundShare(
             share=config.background_share,
             slice_seconds=config.tick_seconds * config.slice_ticks,
@@ -238,10 +238,18 @@ class Launcher:
         )
 
 
+def link_language(runtime: WasmRuntime, path: Path) -> LinkedComponent:
+    """Load the language component and connect it with the host's side of the WIT.
+
+    Milliseconds if it is in the cache, seconds if it must be compiled first.
+    """
+    interfaces = [*make_interfaces(), make_source_interface(lambda host: host.get_program())]
+    return runtime.link(runtime.compile(path), interfaces)
+
+
 @asynccontextmanager
 async def open_launcher(
-    runtime: WasmRuntime,
-    language: bytes,
+    language: LinkedComponent,
     models: Mapping[str, ServedModel],
     limits: InstanceLimits,
     *,
@@ -250,17 +258,12 @@ async def open_launcher(
     """Launch programs sent as source for as long as the block is open.
 
     Args:
-        runtime: The Wasm engine.
         language: The language component.
         models: What the programs may use, by name; the first is the default.
         limits: Of each instance.
         num_warm: Guests to keep instantiated ahead of time.
     """
-    # Deserialising maps the file; it is milliseconds once the component is in the cache.
-    compiled = runtime.compile(language)
-    interfaces = [*make_interfaces(), make_source_interface(lambda host: host.get_program())]
-    linked = runtime.link(compiled, interfaces)
-    launcher = Launcher(runtime, linked, models, limits)
+    launcher = Launcher(language, models, limits)
     try:
         await launcher.warm_up(num_warm)
         async with trio.open_nursery() as nursery:

@@ -2,8 +2,8 @@
 
 A compiled component is machine code that the server maps and runs: whoever can write the cache
 can run anything. The directory therefore belongs to the server's user alone, and what is in it
-is keyed by the component's hash, the version of wasmtime, the engine's configuration and the
-processor's features.
+is keyed by the component's hash, the version of wasmtime and the processor's features; wasmtime
+itself refuses code of another configuration.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import platform
 import stat
 import tempfile
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
-import importlib.metadata
 from wasmtime import Engine, WasmtimeError, component
 
 from pie_trio.errors import CacheError
@@ -75,35 +75,37 @@ def _processor() -> str:
 
 
 class CompileCache:
-    """Compiles components and keeps the result in ``directory``.
+    """Compiles components and keeps the result in ``directory``, private to this user."""
 
-    Args:
-        directory: Private to this user; made if need be.
-        configuration: What of the engine's configuration decides whether code fits.
-    """
-
-    def __init__(self, directory: Path, configuration: str) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = make_private_directory(directory)
-        self._host = "\n".join(
-            [importlib.metadata.version("wasmtime"), platform.system(), platform.machine(), _processor(), configuration]
-        ).encode()
 
-    def path_of(self, wasm: bytes) -> Path:
-        """Return where the compiled form of ``wasm`` is kept."""
-        digest = hashlib.sha256(hashlib.sha256(wasm).digest() + self._host).hexdigest()
-        return self.directory / f"{digest[:32]}.cwasm"
+    def has(self, engine: Engine, wasm: Path) -> bool:
+        """Return whether the compiled form of a component is there and fits the engine."""
+        return self._find(engine, self._path_of(wasm)) is not None
 
-    def load(self, engine: Engine, wasm: bytes) -> component.Component:
+    def load(self, engine: Engine, wasm: Path) -> component.Component:
         """Return the compiled component; seconds the first time, milliseconds after that.
 
         Raises:
             CacheError: The result cannot be written.
             WasmtimeError: ``wasm`` is no component.
         """
-        path = self.path_of(wasm)
-        if path.exists():
-            with suppress(WasmtimeError):  # cut short, or of another build: compile it again
-                return component.Component.deserialize_file(engine, str(path))
-        compiled = component.Component(engine, wasm)  # releases the GIL
+        path = self._path_of(wasm)
+        if (found := self._find(engine, path)) is not None:
+            return found
+        compiled = component.Component.from_file(engine, str(wasm))  # releases the GIL
         write_whole(path, bytes(compiled.serialize()))
         return component.Component.deserialize_file(engine, str(path))  # mapped, not copied
+
+    def _find(self, engine: Engine, path: Path) -> component.Component | None:
+        if path.exists():
+            with suppress(WasmtimeError):  # cut short, or of another configuration
+                return component.Component.deserialize_file(engine, str(path))
+        return None
+
+    def _path_of(self, wasm: Path) -> Path:
+        digest = hashlib.sha256(wasm.read_bytes())
+        for part in (version("wasmtime"), platform.system(), platform.machine(), _processor()):
+            digest.update(part.encode() + b"\0")
+        return self.directory / f"{digest.hexdigest()[:32]}.cwasm"

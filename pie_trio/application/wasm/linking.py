@@ -226,7 +226,7 @@ class HostLinker:
                 value: Any
                 try:
                     value = call(fiber.host, *[lift(args + offset) for lift, offset in params])
-                    if is_fallible:
+                    if is_fallible and not isinstance(value, ResultValue):
                         value = ResultValue(is_ok=True, value=value)
                 except (InferletError, EngineError) as error:
                     value = settle(function, error)

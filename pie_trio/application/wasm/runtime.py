@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from wasmtime import Config, Engine, component
@@ -20,7 +21,7 @@ from pie_trio.application.wasm.linking import HostInterface, HostLinker
 from pie_trio.application.wasm.wasi import make_wasi
 from pie_trio.config import WasmConfig
 
-__all__ = ["LinkedComponent", "WasmRuntime"]
+__all__ = ["LinkedComponent", "WasmRuntime", "make_engine"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class WasmRuntime:
 
     def __init__(self, config: WasmConfig, cache: CompileCache) -> None:
         self.config = config
-        self.engine = Engine(_make_config(config))
+        self.engine = make_engine(config)
         self.slice_ticks = config.slice_ticks
         self._cache = cache
         self.current: Fiber | None = None
@@ -65,9 +66,9 @@ class WasmRuntime:
         self._is_closed.set()
         self._ticker.join()
 
-    def compile(self, wasm: bytes) -> component.Component:
-        """Return the compiled component, from the cache if it is there. Blocks for seconds."""
-        return self._cache.load(self.engine, wasm)
+    def compile(self, path: Path) -> component.Component:
+        """Return a compiled component, from the cache if it is there; else blocks for seconds."""
+        return self._cache.load(self.engine, path)
 
     def link(
         self, compiled: component.Component, interfaces: Sequence[HostInterface]
@@ -87,12 +88,13 @@ class WasmRuntime:
             self.engine.increment_epoch()
 
 
-def _make_config(config: WasmConfig) -> Config:
+def make_engine(config: WasmConfig) -> Engine:
+    """Return a wasmtime engine that is configured for guests."""
     result = Config()
     result.epoch_interruption = True
     if config.pooled_instances:
         _use_pool(result, config)
-    return result
+    return Engine(result)
 
 
 def _use_pool(result: Config, config: WasmConfig) -> None:

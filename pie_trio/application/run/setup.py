@@ -1,0 +1,113 @@
+"""What has to be there before a program can run: the model, and the language component."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pie_trio.application.lifecycle.language import (
+    build_language_component,
+    find_language_component,
+)
+from pie_trio.application.run.console import long_step
+from pie_trio.application.serving import LoadedEngine
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.runtime import make_engine
+from pie_trio.config import ModelConfig, WasmConfig
+from pie_trio.errors import ConfigError
+
+__all__ = ["default_model", "load_engine", "parse_model", "prepare_language", "prepare_torch"]
+
+BUILD_SECONDS = 20.0
+COMPILE_SECONDS = 10.0
+
+
+def parse_model(text: str) -> ModelConfig:
+    """Read ``DIR`` or ``NAME=DIR``.
+
+    Raises:
+        ConfigError: There is no directory in it.
+    """
+    name, separator, directory = text.partition("=")
+    if not separator:
+        name, directory = "", text
+    if not directory:
+        raise ConfigError(f"--model takes DIR or NAME=DIR, got {text!r}")
+    path = Path(directory).expanduser()
+    return ModelConfig(path, name or path.resolve().name)
+
+
+def default_model() -> ModelConfig:
+    """Return the model to use where none was named: ``$PIE_MODEL``.
+
+    Raises:
+        ConfigError: It is not set.
+    """
+    if named := os.environ.get("PIE_MODEL"):
+        return parse_model(named)
+    raise ConfigError(
+        "no model: pass --model DIR, a directory in the Hugging Face layout (config.json, "
+        "*.safetensors, tokenizer.json) with a model of the Llama family, or set PIE_MODEL"
+    )
+
+
+def prepare_torch() -> None:
+    """Set what torch reads when it is imported.
+
+    Threads of an OpenMP pool that spin while they wait cost the event loop beside them up to
+    8 ms a parallel region on few cores; passive ones give the core back.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def load_engine(config: ModelConfig) -> LoadedEngine:
+    """Load a model. Blocks.
+
+    Raises:
+        ConfigError: torch is missing, or the model cannot be used.
+    """
+    prepare_torch()
+    try:
+        from pie_trio.inference.engine import open_engine, resolve_dtype
+        from pie_trio.inference.kv_cache import num_pages_in
+        from pie_trio.inference.model_directory import read_model_directory
+    except ImportError as error:
+        raise ConfigError(
+            f"torch cannot be imported ({error}): install it, for a machine without a GPU with "
+            "`pip install torch --index-url https://download.pytorch.org/whl/cpu`"
+        ) from error
+    num_pages = config.num_pages
+    if num_pages is None:
+        decoder = read_model_directory(config.directory).config
+        num_pages = num_pages_in(
+            config.kv_bytes,
+            decoder,
+            page_size=config.page_size,
+            dtype=resolve_dtype(decoder, config.dtype),
+        )
+    loaded = open_engine(
+        config.directory,
+        name=config.name,
+        num_pages=num_pages,
+        page_size=config.page_size,
+        dtype=config.dtype,
+    )
+    return LoadedEngine(loaded.engine, loaded.tokenizer)
+
+
+def prepare_language(wasm: WasmConfig) -> Path:
+    """Build and compile the language component unless that was done before. Blocks.
+
+    Raises:
+        CacheError: It cannot be built, or the cache cannot be used.
+    """
+    cache = CompileCache(wasm.cache_directory)
+    path = find_language_component(wasm.cache_directory)
+    if path is None:
+        with long_step("building the language component", estimate_seconds=BUILD_SECONDS):
+            path = build_language_component(wasm.cache_directory)
+    engine = make_engine(wasm)
+    if not cache.has(engine, path):
+        with long_step("compiling the language component", estimate_seconds=COMPILE_SECONDS):
+            cache.load(engine, path)
+    return path

@@ -1,0 +1,41 @@
+"""Put the layers together: engines and the control layer of each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from pie_trio.config import ControlConfig, InstanceLimits
+from pie_trio.control.served_model import ServedModel, open_served_model
+from pie_trio.engine_api import Engine, Tokenizer
+
+__all__ = ["LoadedEngine", "open_models"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine and the tokenizer of its model."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+
+@asynccontextmanager
+async def open_models(
+    engines: Sequence[LoadedEngine], control: ControlConfig, limits: InstanceLimits
+) -> AsyncGenerator[Mapping[str, ServedModel]]:
+    """Serve several models, each with its own pages and batcher; the first is the default."""
+    async with AsyncExitStack() as stack:
+        models = {}
+        for loaded in engines:
+            model = await stack.enter_async_context(
+                open_served_model(
+                    loaded.engine,
+                    loaded.tokenizer,
+                    control,
+                    max_in_flight=limits.max_in_flight,
+                )
+            )
+            models[model.info.name] = model
+        yield models

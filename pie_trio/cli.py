@@ -1,0 +1,184 @@
+"""The ``pie`` command: parses arguments and nothing more.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the program failed, 2 it
+could not be started (usage, model, program), 130 Ctrl-C, 143 SIGTERM, 70 a bug of Pie.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pie_trio._version import __version__
+from pie_trio.config import InstanceLimits, ModelConfig, WasmConfig, default_cache_directory
+from pie_trio.errors import ConfigError, GuestFailedError, PieError
+
+__all__ = ["main"]
+
+EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_SIGNAL = 1, 2, 70, 128
+SIGINT, SIGPIPE = 2, 13
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _make_parser().parse_args(argv)
+    try:
+        code: int = options.command(options)
+    except GuestFailedError as error:
+        _complain(error.traceback.rstrip() or f"error: {error}")
+        return EXIT_FAILED
+    except ConfigError as error:
+        _complain(f"pie: {error}")
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # Nobody reads any more; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SIGNAL + SIGPIPE
+    except PieError as error:
+        _complain(f"pie: {error}")
+        return EXIT_FAILED
+    except Exception:
+        _complain(traceback.format_exc() + "pie: this is a bug of Pie; please report it")
+        return EXIT_BUG
+    except KeyboardInterrupt:
+        _complain("pie: interrupted")
+        return EXIT_SIGNAL + SIGINT
+    return code
+
+
+def _complain(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - it is the command line
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pie", description="Serve programs that drive LLM generation themselves."
+    )
+    parser.add_argument("--version", action="version", version=f"pie {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a program here, with an engine of its own",
+        description="Run a program here, with an engine of its own. Options of pie stand before "
+        "the program, the program's own arguments after it; `pie run PROGRAM --help` shows them.",
+        allow_abbrev=False,
+    )
+    _add_model_options(parser)
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="run the program in this Python, without a sandbox: for pdb",
+    )
+    parser.add_argument(
+        "--warm", type=_count, default=0, metavar="N", help="guests to instantiate ahead of time"
+    )
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="end the program after this time"
+    )
+    parser.add_argument(
+        "--memory",
+        type=_count,
+        metavar="MIB",
+        help="memory that the program may use (default: "
+        f"{InstanceLimits().memory_bytes >> 20}; at most {WasmConfig().max_memory_bytes >> 20})",
+    )
+    parser.add_argument("program", type=Path, help="a .py file, a folder with an app.py, or a .zip")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="the program's own arguments"
+    )
+    parser.set_defaults(command=_run)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("doctor", help="say what is there, what is missing, what to do")
+    _add_model_options(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="[NAME=]DIR",
+        help="a model in the Hugging Face layout; repeat for several, the first is the default "
+        "(default: $PIE_MODEL)",
+    )
+    parser.add_argument("--kv-pages", type=_count, metavar="N", help="KV pages of each model")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "auto"],
+        default="float32",
+        help="of weights and KV cache (default: float32)",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where compiled components are kept (default: $PIE_CACHE_DIR, else ~/.cache/pie)",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return value
+
+
+def _models(options: argparse.Namespace) -> list[ModelConfig]:
+    from pie_trio.application.run.setup import default_model, parse_model
+
+    chosen = [parse_model(text) for text in options.model or ()] or [default_model()]
+    names = [model.name for model in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two models are called {name}: say --model NAME=DIR")
+    return [
+        replace(model, num_pages=options.kv_pages, dtype=options.dtype) for model in chosen
+    ]
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pie_trio.application.run.command import Interrupted, RunOptions, run_in_wasm
+    from pie_trio.application.run.native import run_natively
+
+    limits = InstanceLimits(wall_seconds=options.timeout)
+    if options.memory is not None:
+        limits = replace(limits, memory_bytes=options.memory << 20)
+    cache_directory = options.cache_dir or default_cache_directory()
+    run = RunOptions(
+        program=options.program,
+        arguments=options.arguments,
+        models=_models(options),
+        wasm=WasmConfig(cache_directory=cache_directory),
+        limits=limits,
+        num_warm=options.warm,
+    )
+    try:
+        if options.native:
+            run_natively(run)
+        else:
+            run_in_wasm(run)
+    except Interrupted as interrupted:
+        _complain("pie: interrupted" if interrupted.number == SIGINT else "pie: terminated")
+        return EXIT_SIGNAL + interrupted.number
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pie_trio.application.doctor import examine, print_report
+
+    models = options.model or ([os.environ["PIE_MODEL"]] if "PIE_MODEL" in os.environ else [])
+    return print_report(examine(models, options.cache_dir or default_cache_directory()))
