@@ -31,9 +31,6 @@ class Cancelled(BaseException):
     def _create(cls) -> Self:
         return BaseException.__new__(cls)
 
-    def __str__(self) -> str:
-        return "Cancelled"
-
 
 def make_cancelled() -> Cancelled:
     """Return what a cancelled scope throws into its tasks."""

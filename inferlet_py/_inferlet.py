@@ -37,7 +37,7 @@ class Inferlet(Generic[P, R]):
         signature = Signature(self.function)
         return {
             "name": getattr(self.function, "__name__", "inferlet"),
-            "documentation": signature.documentation,
+            "documentation": signature.documentation(),
             "arguments": signature.schema(),
         }
 

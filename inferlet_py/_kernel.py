@@ -159,7 +159,7 @@ class Kernel:
             if task.abort is not None:
                 task.interrupt(error)
                 return
-        raise error
+        raise error  # pragma: no cover  # if all were waiting for nurseries, for whose?
 
     def _step(self, task: Task) -> None:
         """Run a task until it blocks on something that is not there yet, or ends."""

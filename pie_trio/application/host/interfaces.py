@@ -64,7 +64,7 @@ MODEL_INFO = Record(
     max_forward_tokens=U32,
     max_distribution=U32,
 )
-MODULE = Record(path=STRING, text=STRING)
+MODULE = Record(path=STRING, text=STRING, code=STRING)
 PROGRAM = Record(entry=STRING, modules=List(MODULE))
 FAILURE = Record(kind=STRING, message=STRING, traceback=STRING)
 """The WIT record ``program.failure``."""

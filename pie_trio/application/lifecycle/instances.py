@@ -6,7 +6,7 @@ import itertools
 import json
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.fiber import Fiber
 from pie_trio.application.wasm.linking import PARKED
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
-from pie_trio.application.wasm.values import STRING, Result, ResultValue
+from pie_trio.application.wasm.values import STRING, List, Result, ResultValue
 from pie_trio.config import InstanceLimits
 from pie_trio.control.served_model import ServedModel
 from pie_trio.errors import BadArgumentError, GuestFailedError, TimedOutError
@@ -35,7 +35,13 @@ from pie_trio.errors import BadArgumentError, GuestFailedError, TimedOutError
 __all__ = ["Instance", "Launcher", "link_language", "open_launcher"]
 
 PROGRAM_INTERFACE = f"pie:inferlet/program@{API_VERSION}"
-OUTCOME = Result(STRING, FAILURE)
+COMPILER_INTERFACE = f"pie:inferlet/compiler@{API_VERSION}"
+EXPORTS = {
+    "compile": (COMPILER_INTERFACE, Result(List(STRING), FAILURE)),
+    "describe": (PROGRAM_INTERFACE, Result(STRING, FAILURE)),
+    "run": (PROGRAM_INTERFACE, Result(STRING, FAILURE)),
+}
+MAX_COMPILED_PROGRAMS = 256
 CONTENTION_MEMORY_SECONDS = 0.25
 """The device counts as at work for so long after its last step."""
 
@@ -56,12 +62,22 @@ class _UnclaimedHost:
 class _GuestHost(Session):
     """The host object of a guest that runs a program sent as source."""
 
-    def __init__(self, program: SourceProgram, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.program = program
+    def __init__(
+        self,
+        program: SourceProgram,
+        code: Sequence[str],
+        launch: Launch,
+        models: Mapping[str, ServedModel],
+        limits: InstanceLimits,
+        log: InstanceLog,
+    ) -> None:
+        super().__init__(launch, models, limits, log)
+        self.program, self.code = program, code
 
-    def get_program(self) -> tuple[str, list[tuple[str, str]]]:
-        return self.program.entry, list(self.program.modules.items())
+    def get_program(self) -> tuple[str, list[tuple[str, str, str]]]:
+        codes = self.code or [""] * len(self.program.modules)
+        modules = zip(self.program.modules.items(), codes, strict=True)
+        return self.program.entry, [(path, text, code) for (path, text), code in modules]
 
 
 class _Observer:
@@ -104,7 +120,8 @@ class Instance:
             GuestTrappedError: The guest trapped.
             TimedOutError: It ran longer than its limit.
         """
-        return await self._launcher.run(self.session, "run")
+        result: str = await self._launcher.run(self.session, "run")
+        return result
 
     async def describe(self) -> dict[str, Any]:
         """Run the program's description instead: name, documentation, schema of its arguments.
@@ -132,6 +149,7 @@ class Launcher:
         self.models, self.limits = models, limits
         self.num_running = 0
         self._language = language
+        self._code: dict[str, Sequence[str]] = {}  # by digest of the program
         self._warm: deque[Fiber] = deque()
         self._taken = trio.Event()
         self._numbers = itertools.count(1)
@@ -161,9 +179,24 @@ class Launcher:
             raise BadArgumentError(f"arguments must be JSON values: {error}") from error
         launch = Launch(f"{program.name}-{self._prefix}{next(self._numbers)}", encoded)
         log = InstanceLog(max_bytes=self.limits.log_bytes, on_line=on_log)
-        return Instance(self, _GuestHost(program, launch, self.models, self.limits, log))
+        code = self._code.get(program.digest, ())
+        host = _GuestHost(program, code, launch, self.models, self.limits, log)
+        return Instance(self, host)
 
-    async def run(self, session: _GuestHost, export: str) -> str:
+    async def compile(self, program: SourceProgram) -> None:
+        """Compile a program, so that its instances need not. Runs none of its code.
+
+        Raises:
+            GuestFailedError: It has a syntax error.
+        """
+        if program.digest in self._code:
+            return
+        instance = self.prepare(program, {})
+        self._code[program.digest] = await self.run(instance.session, "compile")
+        while len(self._code) > MAX_COMPILED_PROGRAMS:
+            del self._code[next(iter(self._code))]
+
+    async def run(self, session: _GuestHost, export: str) -> Any:
         """Run one of the program's exports in a guest of its own; see :class:`Instance`."""
         self.num_running += 1
         try:
@@ -181,14 +214,14 @@ class Launcher:
             session.log.close()
             await session.close()
 
-    async def _run_fiber(self, fiber: Fiber, export: str) -> str:
+    async def _run_fiber(self, fiber: Fiber, export: str) -> Any:
+        interface, result = EXPORTS[export]
         if not fiber.is_started:
             await fiber.instantiate()
-            fiber.start(PROGRAM_INTERFACE, export)
-        outcome: ResultValue[Any] = await fiber.finish(OUTCOME)
+            fiber.start(interface, export)
+        outcome: ResultValue[Any] = await fiber.finish(result)
         if outcome.is_ok:
-            result: str = outcome.value
-            return result
+            return outcome.value
         kind, message, traceback = outcome.value
         raise GuestFailedError(kind=kind, message=message, traceback=traceback)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pie_trio.errors import CacheError
 
 __all__ = ["build_language_component", "find_language_component", "language_digest"]
 
-APP = "from inferlet_py._component import Program\n\n__all__ = ['Program']\n"
+APP = "from inferlet_py._component import Compiler, Program\n\n__all__ = ['Compiler', 'Program']\n"
 APP_MODULE = "inferlet_app"
 SDK = Path(inferlet_py.__file__).parent
 RUN_COMPONENTIZE = "import sys; from componentize_py import script; sys.exit(script())"
@@ -64,12 +65,15 @@ def build_language_component(cache_directory: Path) -> Path:
             shutil.copy(path, sdk)
         (folder / f"{APP_MODULE}.py").write_text(APP)
         built = folder / "language.wasm"
+        environment = {**os.environ, "RUST_BACKTRACE": "0"}  # its own says nothing of Python
         command = [
             *(sys.executable, "-c", RUN_COMPONENTIZE),
             *("-d", str(SDK / "wit"), "-w", "language"),
             *("componentize", "-p", str(folder), APP_MODULE, "-o", str(built)),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0 or not built.exists():
             output = (done.stderr or done.stdout).strip()
             raise CacheError(f"componentize-py could not build the language component:\n{output}")

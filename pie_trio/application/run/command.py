@@ -116,6 +116,7 @@ async def _run(
         open_models(engines, options.control, options.limits) as models,
         open_launcher(language, models, options.limits, num_warm=options.num_warm) as launcher,
     ):
+        await launcher.compile(program)
         instance = launcher.prepare(program, arguments, on_log=print_log)
         await serve_terminal(instance.session, instance.run)
 

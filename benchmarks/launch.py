@@ -1,0 +1,130 @@
+"""Launch inferlets: CPU and time from the request to the first host call, memory, leaks.
+
+    python benchmarks/launch.py --counts 1 100 896 --warm 100 --repeat 1000
+
+The paper's figure 9: 896 at once in 10 to 50 ms on 32 cores, about 1.8 ms of a core each.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from pathlib import Path
+
+import trio
+
+from benchmarks.harness import (
+    describe_machine,
+    make_parser,
+    make_program,
+    open_fake_launcher,
+    resident_bytes,
+    spread,
+)
+from pie_trio.application.host.instance_log import LogLine
+from pie_trio.application.lifecycle.instances import Launcher
+
+# The first host call is the log line; then the guest waits until it is cancelled.
+HOLD = make_program(
+    "from inferlet_py import inferlet, log, sleep_until\n"
+    "@inferlet\n"
+    "async def main() -> None:\n"
+    "    log('running')\n"
+    "    await sleep_until(1e12)\n"
+)
+TRIVIAL = make_program(
+    "from inferlet_py import inferlet\n@inferlet\nasync def main() -> int:\n    return 1\n"
+)
+
+
+async def measure_one(launcher: Launcher) -> tuple[float, float]:
+    """Launch one; return CPU and wall milliseconds up to its first host call."""
+    reached: list[tuple[float, float]] = []
+
+    def on_log(_line: LogLine) -> None:
+        reached.append((time.process_time(), time.perf_counter()))
+        scope.cancel()
+
+    await launcher.compile(HOLD)
+    start = time.process_time(), time.perf_counter()
+    with trio.CancelScope() as scope:
+        await launcher.prepare(HOLD, {}, on_log=on_log).run()
+    return (reached[0][0] - start[0]) * 1e3, (reached[0][1] - start[1]) * 1e3
+
+
+async def measure_many(launcher: Launcher, count: int) -> tuple[float, float, float]:
+    """Launch ``count`` at once; return seconds until all run, CPU ms and MB of each."""
+    num_running = 0
+    ended = 0.0, 0.0, 0
+
+    def on_log(_line: LogLine) -> None:
+        nonlocal num_running, ended
+        num_running += 1
+        if num_running == count:
+            ended = time.perf_counter(), time.process_time(), resident_bytes()
+            nursery.cancel_scope.cancel()
+
+    await launcher.compile(HOLD)
+    gc.collect()
+    started = time.perf_counter(), time.process_time(), resident_bytes()
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(launcher.prepare(HOLD, {}, on_log=on_log).run)
+    return (
+        ended[0] - started[0],
+        (ended[1] - started[1]) / count * 1e3,
+        (ended[2] - started[2]) / count / 1e6,
+    )
+
+
+async def measure_leaks(launcher: Launcher, repeat: int) -> None:
+    """Launch ``repeat`` in a row and compare memory, descriptors and pages."""
+    for _ in range(200):
+        await launcher.prepare(TRIVIAL, {}).run()
+    (model,) = launcher.models.values()
+
+    def state() -> tuple[float, int, int]:
+        gc.collect()
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        return resident_bytes() / 1e6, descriptors, model.pool.num_free
+
+    before = state()
+    for _ in range(repeat):
+        await launcher.prepare(TRIVIAL, {}).run()
+    after = state()
+    names = ("resident MB", "descriptors", "free pages")
+    for name, old, new in zip(names, before, after, strict=True):
+        print(f"  {repeat} launches in a row: {name} {old:.1f} -> {new:.1f}")
+
+
+async def main() -> None:
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 100, 896])
+    parser.add_argument("--warm", type=int, default=100)
+    parser.add_argument("--repeat", type=int, default=1000)
+    options = parser.parse_args()
+    print(describe_machine())
+    os.nice(0)
+    for count in options.counts:
+        if count > 1:  # of a fresh runtime: slots of earlier guests would count as free memory
+            async with open_fake_launcher() as launcher:
+                seconds, cpu, megabytes = await measure_many(launcher, count)
+            print(
+                f"{count} at once: all run after {seconds:.2f} s; "
+                f"{cpu:.2f} ms of CPU and {megabytes:.2f} MB each"
+            )
+    async with open_fake_launcher() as launcher:
+        samples = [await measure_one(launcher) for _ in range(60)][10:]
+        print(f"one, cold slots known: CPU ms {spread([s[0] for s in samples])}, "
+              f"wall ms {spread([s[1] for s in samples])}")
+        await measure_leaks(launcher, options.repeat)
+    if options.warm:
+        async with open_fake_launcher(num_warm=options.warm) as launcher:
+            samples = [await measure_one(launcher) for _ in range(min(options.warm, 50))]
+        print(f"one, from {options.warm} warm guests: CPU ms {spread([s[0] for s in samples])}, "
+              f"wall ms {spread([s[1] for s in samples])}")
+
+
+if __name__ == "__main__":
+    trio.run(main)

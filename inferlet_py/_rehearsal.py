@@ -1,0 +1,119 @@
+"""A run of the SDK without a host, so that its caches are filled before the first real one."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+from inferlet_py._host import Host, ModelInfo, connect
+from inferlet_py._models import forget_models
+from inferlet_py._program import (
+    SourceModule,
+    compile_module,
+    describe_failure,
+    find_inferlet,
+    load_modules,
+)
+
+__all__ = ["rehearse"]
+
+ROUNDS = 20
+"""CPython adapts a function's bytecode after some calls."""
+
+MODULE = "pie_rehearsal"
+SOURCE = '''
+"""A program that touches what most programs do."""
+
+import json
+from typing import Literal
+
+from inferlet_py import Context, TopP, inferlet, move_on_after, open_nursery, send
+
+
+@inferlet
+async def main(
+    prompt: str = "Once", count: int = 2, heat: float = 0.5, kind: Literal["a", "b"] = "a",
+    words: list[str] | None = None,
+) -> dict[str, object]:
+    """Rehearse.
+
+    Args:
+        prompt: A text.
+    """
+    results = []
+    async with Context() as root:
+        await root.fill(prompt)
+
+        async def branch() -> None:
+            async with root.fork() as ctx:
+                async for chunk in ctx.generate(max_tokens=4, sampler=TopP(0.9)):
+                    await send(chunk.text)
+                results.append(ctx.text())
+
+        async with open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(branch)
+        with move_on_after(1):
+            await root.forward(top=2)
+        root.truncate(1)
+    return json.loads(json.dumps({"results": results}))
+'''
+
+
+class _RehearsalHost:
+    """Answers every call at once with the same token."""
+
+    def __init__(self) -> None:
+        self._tickets = itertools.count(1)
+
+    def get_arguments(self) -> str:
+        return '{"prompt": "Once upon", "count": 2, "heat": 1, "kind": "b", "words": ["x"]}'
+
+    def now(self) -> float:
+        return 0.0
+
+    def send(self, _text: str) -> None:
+        return None
+
+    def wait(self, tickets: Sequence[int], _deadline: float | None) -> Sequence[int]:
+        return tickets
+
+    def get_model(self, _name: str) -> ModelInfo:
+        return ModelInfo("m", (), "", "", "", "", 8, 64, (0,), 16, 2048, 256)
+
+    def forward_text(self, *_: Any) -> int:
+        return next(self._tickets)
+
+    def take_forward(self, _ticket: int) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+        return [1], [1, 2], [0.5, 0.5]
+
+    def tokenize(self, *_: Any) -> Sequence[int]:
+        return [1, 2, 3]
+
+    def detokenize(self, _model: str, tokens: Sequence[int]) -> str:
+        return " a" * len(tokens)
+
+    def _nothing(self, *_: Any) -> None:
+        return
+
+    cancel = finish = create_queue = alloc_kvpage = dealloc_kvpage = fork_kvpage = _nothing
+
+
+def rehearse() -> None:
+    """Load, describe and run a program, and report a failure, a few times over."""
+    host = cast("Host", _RehearsalHost())
+    module = SourceModule(f"{MODULE}.py", SOURCE)
+    modules = [SourceModule(module.path, module.text, compile_module(module))]
+    for _ in range(ROUNDS):
+        connect(host)
+        try:
+            found = find_inferlet(load_modules(module.path, modules))
+            found.describe()
+            found.run(host)
+            describe_failure(ValueError("rehearsed"))
+        finally:
+            sys.modules.pop(MODULE, None)
+            forget_models()
+            connect(None)
