@@ -1,0 +1,209 @@
+"""An engine and a tokenizer without torch, for tests of the layers above.
+
+:class:`FakeEngine` is a decoder of two layers whose arithmetic is a hash. The layers write to
+and read from a store of slots through the real page ids, so that wrong pages, positions, masks
+or copies change the result, while the composition of a batch does not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pie_trio.engine_api import ModelInfo
+from pie_trio.errors import BadArgumentError, EngineError
+from pie_trio.inference.metadata import build_metadata
+from pie_trio.inference.outputs import make_results
+from pie_trio.inference.sampler import splitmix64
+from pie_trio.inference.validation import check_shapes, check_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pie_trio.engine_api import Batch, ForwardResult, PageCopy
+    from pie_trio.inference.metadata import BatchMetadata
+
+__all__ = ["FakeEngine", "FakeTokenizer", "fake_continuation"]
+
+_NUM_LAYERS = 2
+_BOS_TOKEN_ID, _EOS_TOKEN_ID = 256, 257
+_VOCAB_SIZE = 258
+_LARGEST_LOGIT = 8.0
+
+
+class FakeEngine:
+    """A deterministic :class:`~pie_trio.engine_api.Engine` for the tokens of FakeTokenizer.
+
+    With ``h`` for :func:`~.sampler.splitmix64`, a token enters as ``h(token_id * 2**32 +
+    position)``. Each of two layers stores that number in the token's slot, and makes it
+    ``h(number + sum of the numbers in the slots that the token attends to)``, all modulo 2**64.
+    The logit of token ``v`` is the upper 24 bits of ``h(number + v)``, scaled to [0, 8).
+
+    Attributes:
+        batch_sizes: Number of forwards of each step so far, failed ones included.
+        batches: The steps themselves.
+        is_closed: Whether :meth:`close` was called.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "fake",
+        num_pages: int = 64,
+        page_size: int = 16,
+        failures: Mapping[int, Exception] | None = None,
+        on_step: Callable[[Batch], None] | None = None,
+    ) -> None:
+        """Make an engine with an empty cache.
+
+        Args:
+            name: As in the info.
+            num_pages: As in the info.
+            page_size: As in the info.
+            failures: What to raise in which step, counted from 0; nothing is written then.
+            on_step: Called at the start of each step in the caller's thread, for example to
+                wait for an event.
+        """
+        self._info = ModelInfo(
+            name=name,
+            architecture="FakeForCausalLM",
+            traits=("allocate", "forward", "input-text", "output-text", "tokenize"),
+            vocab_size=_VOCAB_SIZE,
+            max_positions=2048,
+            bos_token_id=_BOS_TOKEN_ID,
+            eos_token_ids=(_EOS_TOKEN_ID,),
+            prompt_template="",
+            page_size=page_size,
+            num_pages=num_pages,
+        )
+        self._store = np.zeros((_NUM_LAYERS, num_pages * page_size), np.uint64)
+        self._failures = dict(failures or {})
+        self._on_step = on_step
+        self.batches: list[Batch] = []
+        self.is_closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is; constant."""
+        return self._info
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Number of forwards of each step so far."""
+        return [len(batch.forwards) for batch in self.batches]
+
+    def execute(self, batch: Batch) -> list[ForwardResult]:
+        """Run one step: see :meth:`pie_trio.engine_api.Engine.execute`.
+
+        Raises:
+            EngineError: The engine is closed, or a request is impossible.
+        """
+        if self.is_closed:
+            raise EngineError(
+                f"the engine of {self._info.name} is closed: open it again"
+            )
+        step = len(self.batches)
+        self.batches.append(batch)
+        if self._on_step is not None:
+            self._on_step(batch)
+        if step in self._failures:
+            raise self._failures[step]
+        check_shapes(batch, self._info)
+        metadata = build_metadata(batch, self._info.page_size)
+        check_values(metadata, self._info)
+        for copy in batch.copies:
+            self._copy(copy)
+        numbers = _embed(metadata.token_ids, metadata.positions)
+        for layer in self._store:
+            layer[metadata.write_slots] = numbers
+            numbers = splitmix64(numbers + _attended_sums(layer, batch, metadata))
+        return make_results(batch, metadata, _logits(numbers[metadata.output_rows]))
+
+    def close(self) -> None:
+        """Refuse further steps. Idempotent."""
+        self.is_closed = True
+
+    def _copy(self, copy: PageCopy) -> None:
+        source = copy.source * self._info.page_size + copy.source_offset
+        target = copy.target * self._info.page_size + copy.target_offset
+        tokens = self._store[:, source : source + copy.count].copy()
+        self._store[:, target : target + copy.count] = tokens
+
+
+class FakeTokenizer:
+    """One token a byte, then a token for the beginning (256) and one for the end (257)."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> NDArray[np.int32]:
+        """Return ``[num_tokens]`` int32."""
+        start = [_BOS_TOKEN_ID] if add_special_tokens else []
+        return np.array([*start, *text.encode()], np.int32)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text; bytes that are no whole UTF-8 character become U+FFFD.
+
+        Raises:
+            BadArgumentError: An id is not in ``[0, 258)``.
+        """
+        vocabulary = self.vocabulary()
+        for token_id in token_ids:
+            if not 0 <= token_id < _VOCAB_SIZE:
+                raise BadArgumentError(
+                    f"a token id should be in [0, {_VOCAB_SIZE}), but one is {token_id}"
+                )
+        shown = [i for i in token_ids if i < _BOS_TOKEN_ID or not skip_special_tokens]
+        return b"".join(vocabulary[i] for i in shown).decode(errors="replace")
+
+    def vocabulary(self) -> tuple[bytes, ...]:
+        """Return the bytes of each token id."""
+        return (*(bytes([byte]) for byte in range(256)), b"<bos>", b"<eos>")
+
+
+def fake_continuation(token_ids: Sequence[int], num_tokens: int) -> list[int]:
+    """Return what greedy decoding on a :class:`FakeEngine` must give, computed without pages.
+
+    Args:
+        token_ids: The prompt, at the positions 0, 1, 2, ...
+        num_tokens: How many tokens to append.
+    """
+    context = list(token_ids)
+    for _ in range(num_tokens):
+        numbers = _embed(
+            np.array(context, np.int32), np.arange(len(context), dtype=np.int32)
+        )
+        for _ in range(_NUM_LAYERS):
+            numbers = splitmix64(numbers + np.cumsum(numbers, dtype=np.uint64))
+        context.append(int(np.argmax(_logits(numbers[-1:]))))
+    return context[len(token_ids) :]
+
+
+def _embed(
+    token_ids: NDArray[np.int32], positions: NDArray[np.int32]
+) -> NDArray[np.uint64]:
+    scaled: NDArray[np.uint64] = token_ids.astype(np.uint64) << np.uint64(32)
+    return splitmix64(scaled | positions.astype(np.uint64))
+
+
+def _attended_sums(
+    layer: NDArray[np.uint64], batch: Batch, metadata: BatchMetadata
+) -> NDArray[np.uint64]:
+    """Return ``[num_tokens]`` uint64, modulo 2**64."""
+    sums: list[NDArray[np.uint64]] = []
+    for index, request in enumerate(batch.forwards):
+        num_tokens, kv_len = len(request.token_ids), request.kv_len
+        mask = request.mask
+        if mask is None:
+            mask = np.tri(num_tokens, kv_len, kv_len - num_tokens, dtype=np.bool_)
+        stored = layer[metadata.context_slots([index])[0]]  # [S]
+        sums.append(np.where(mask, stored, np.uint64(0)).sum(axis=1, dtype=np.uint64))
+    return np.concatenate(sums) if sums else np.empty(0, np.uint64)
+
+
+def _logits(numbers: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Return ``[num_rows, vocab_size]`` float32."""
+    token_ids: NDArray[np.uint64] = np.arange(_VOCAB_SIZE).astype(np.uint64)
+    hashed = splitmix64(np.add.outer(numbers, token_ids))  # [R, V]
+    unit = (hashed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return unit * np.float32(_LARGEST_LOGIT)

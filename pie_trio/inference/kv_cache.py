@@ -1,0 +1,124 @@
+"""The KV cache: one tensor of pages for all layers, and token-level copies within it.
+
+Who holds which page is the control layer's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pie_trio.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from pie_trio.engine_api import PageCopy
+    from pie_trio.inference.models.config import DecoderConfig
+
+__all__ = ["KvCache", "allocate_kv_cache", "kv_bytes_per_page", "num_pages_in"]
+
+
+class KvCache:
+    """Keys (rotated) and values of every page and layer.
+
+    A slot is the place of one token: ``page_id * page_size + offset``.
+
+    Attributes:
+        pages: ``[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]``; keys are at
+            index 0 of the second dimension, values at 1.
+    """
+
+    def __init__(self, pages: Tensor) -> None:
+        self.pages = pages
+        # [L, 2, num_slots, KV, D], the same memory
+        self._slots = pages.flatten(2, 3)
+        self._layers = [(layer[0], layer[1]) for layer in self._slots]
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the cache."""
+        return self.pages.shape[2]
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return self.pages.shape[3]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a layer, each ``[num_slots, num_kv_heads, head_dim]``."""
+        return self._layers[index]
+
+    def copy(self, copies: Sequence[PageCopy]) -> None:
+        """Copy tokens between pages, in order; a copy sees what the ones before it wrote."""
+        for copy in copies:
+            source = copy.source * self.page_size + copy.source_offset
+            target = copy.target * self.page_size + copy.target_offset
+            tokens = self._slots[:, :, source : source + copy.count]
+            if copy.source == copy.target:
+                tokens = tokens.clone()  # the two ranges may overlap
+            self._slots[:, :, target : target + copy.count] = tokens
+
+
+def kv_bytes_per_page(
+    config: DecoderConfig, *, page_size: int, dtype: torch.dtype
+) -> int:
+    """Return the memory that one page takes in all layers."""
+    values_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return page_size * values_per_token * dtype.itemsize
+
+
+def num_pages_in(
+    kv_bytes: int, config: DecoderConfig, *, page_size: int, dtype: torch.dtype
+) -> int:
+    """Return how many pages fit in ``kv_bytes``.
+
+    Raises:
+        ConfigError: Not even one does.
+    """
+    page_bytes = kv_bytes_per_page(config, page_size=page_size, dtype=dtype)
+    num_pages = kv_bytes // page_bytes
+    if num_pages < 1:
+        raise ConfigError(
+            f"a KV page of {page_size} tokens takes {page_bytes:,} bytes, but only "
+            f"{kv_bytes:,} are given: give more memory, or choose smaller pages"
+        )
+    return num_pages
+
+
+def allocate_kv_cache(
+    config: DecoderConfig, *, num_pages: int, page_size: int, dtype: torch.dtype
+) -> KvCache:
+    """Return a cache of zeros.
+
+    Zeros, because a masked slot is multiplied by a probability of 0, and stale memory may
+    hold NaN or infinity, which 0 does not make harmless.
+
+    Raises:
+        ConfigError: The sizes are not positive, or the memory cannot be had.
+    """
+    if num_pages < 1 or page_size < 1:
+        raise ConfigError(
+            "expected at least one KV page of at least one token, but got "
+            f"{num_pages} pages of {page_size}: give positive numbers"
+        )
+    shape = (
+        config.num_layers,
+        2,
+        num_pages,
+        page_size,
+        config.num_kv_heads,
+        config.head_dim,
+    )
+    try:
+        return KvCache(torch.zeros(shape, dtype=dtype))
+    except (RuntimeError, MemoryError) as error:
+        page_bytes = kv_bytes_per_page(config, page_size=page_size, dtype=dtype)
+        raise ConfigError(
+            f"the KV cache needs {num_pages} pages of {page_bytes:,} bytes, "
+            f"{num_pages * page_bytes:,} in all, which cannot be allocated: "
+            "start with fewer --kv-pages"
+        ) from error

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pie_trio.inference.engine import open_engine
+from tests.model_factory import LlamaShape, write_llama_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pie_trio.inference.engine import LoadedModel
+
+GOLDEN_MODELS = ("stories260K", "TinyStories-656K")
+
+# With more threads than free cores a step of these models takes 100 times longer.
+NUM_THREADS = 1
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a random model; do not change it."""
+    return write_llama_directory(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def untied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As tiny_llama, but with a head of its own, one KV head, and another rope_theta."""
+    shape = LlamaShape(
+        num_heads=4, num_kv_heads=1, head_dim=12, rope_theta=500.0, is_tied=False
+    )
+    path = tmp_path_factory.mktemp("models") / "untied"
+    return write_llama_directory(path, shape, seed=1)
+
+
+@pytest.fixture
+def tiny_model(tiny_llama: Path) -> Iterator[LoadedModel]:
+    """The random model with 64 pages of 4 tokens."""
+    model = open_engine(
+        tiny_llama, name="tiny", num_pages=64, page_size=4, num_threads=NUM_THREADS
+    )
+    yield model
+    model.engine.close()
+
+
+@pytest.fixture(scope="session", params=GOLDEN_MODELS)
+def golden_directory(request: pytest.FixtureRequest, shared_directory: Path) -> Path:
+    """A trained model with golden.json; skips where it is absent."""
+    directory = shared_directory / "models" / str(request.param)
+    if not directory.is_dir():
+        pytest.skip(f"the model {request.param} is not in {shared_directory}")
+    return directory

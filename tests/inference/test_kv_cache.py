@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pie_trio.engine_api import PageCopy
+from pie_trio.errors import ConfigError
+from pie_trio.inference.kv_cache import (
+    KvCache,
+    allocate_kv_cache,
+    kv_bytes_per_page,
+    num_pages_in,
+)
+from pie_trio.inference.model_directory import read_model_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pie_trio.inference.models.config import DecoderConfig
+
+NUM_PAGES, PAGE_SIZE = 5, 4
+
+
+@pytest.fixture
+def config(tiny_llama: Path) -> DecoderConfig:
+    return read_model_directory(tiny_llama).config
+
+
+def numbered_cache() -> KvCache:
+    shape = (2, 2, NUM_PAGES, PAGE_SIZE, 2, 3)
+    return KvCache(torch.arange(float(np.prod(shape))).view(shape))
+
+
+@st.composite
+def page_copies(draw: st.DrawFn) -> PageCopy:
+    count = draw(st.integers(1, PAGE_SIZE))
+    pages, offsets = st.integers(0, NUM_PAGES - 1), st.integers(0, PAGE_SIZE - count)
+    return PageCopy(draw(pages), draw(pages), draw(offsets), draw(offsets), count)
+
+
+@given(st.lists(page_copies(), max_size=6))
+def test_copies_move_all_layers_of_exactly_those_tokens(copies: list[PageCopy]) -> None:
+    cache = numbered_cache()
+    expected = cache.pages.clone()
+    for copy in copies:
+        before = expected.clone()
+        for token in range(copy.count):
+            source = before[:, :, copy.source, copy.source_offset + token]
+            expected[:, :, copy.target, copy.target_offset + token] = source
+    cache.copy(copies)
+    assert torch.equal(cache.pages, expected)
+
+
+def test_a_layer_shows_keys_and_values_by_slot() -> None:
+    cache = numbered_cache()
+    keys, values = cache.layer(1)
+    assert keys.shape == values.shape == (NUM_PAGES * PAGE_SIZE, 2, 3)
+    assert torch.equal(keys[3 * PAGE_SIZE + 2], cache.pages[1, 0, 3, 2])
+    assert torch.equal(values[3 * PAGE_SIZE + 2], cache.pages[1, 1, 3, 2])
+    keys[0] = -1.0
+    assert (cache.pages[1, 0, 0, 0] == -1.0).all()  # no copy
+    assert (cache.num_pages, cache.page_size) == (NUM_PAGES, PAGE_SIZE)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_a_page_takes_as_many_bytes_as_are_said(
+    config: DecoderConfig, dtype: torch.dtype, width: int
+) -> None:
+    page_bytes = kv_bytes_per_page(config, page_size=16, dtype=dtype)
+    assert (
+        page_bytes == 2 * 2 * 16 * 2 * 8 * width
+    )  # K and V, layers, tokens, heads, dim
+    cache = allocate_kv_cache(config, num_pages=3, page_size=16, dtype=dtype)
+    assert cache.pages.nbytes == 3 * page_bytes
+    assert not cache.pages.any()
+
+
+def test_as_many_pages_fit_as_are_said(config: DecoderConfig) -> None:
+    page_bytes = kv_bytes_per_page(config, page_size=16, dtype=torch.float32)
+    for kv_bytes, expected in [
+        (page_bytes, 1),
+        (3 * page_bytes - 1, 2),
+        (10**9, 244140),
+    ]:
+        found = num_pages_in(kv_bytes, config, page_size=16, dtype=torch.float32)
+        assert found == expected
+
+
+def test_too_little_memory_for_one_page_is_an_error(config: DecoderConfig) -> None:
+    with pytest.raises(
+        ConfigError, match="takes 4,096 bytes, but only 4,095 are given"
+    ):
+        num_pages_in(4095, config, page_size=16, dtype=torch.float32)
+
+
+def test_a_cache_that_cannot_be_allocated_is_an_error(config: DecoderConfig) -> None:
+    with pytest.raises(
+        ConfigError, match="cannot be allocated: start with fewer --kv-pages"
+    ):
+        allocate_kv_cache(config, num_pages=2**45, page_size=16, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("num_pages", "page_size"), [(0, 16), (-1, 16), (4, 0)])
+def test_a_cache_of_nothing_is_an_error(
+    config: DecoderConfig, num_pages: int, page_size: int
+) -> None:
+    with pytest.raises(ConfigError, match="at least one KV page"):
+        allocate_kv_cache(
+            config, num_pages=num_pages, page_size=page_size, dtype=torch.float32
+        )
