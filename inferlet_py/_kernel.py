@@ -265,7 +265,8 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, waiter: Waiter) -> 
 
     Raises:
         Cancelled: ``cancel_root`` was called, and the program stopped because of it.
-        DeadlockError: Inside the program, as a rule: see there.
+        DeadlockError: All tasks were blocked for good. It is raised in the root task, so
+            in a group if that was waiting for a nursery.
         BaseException: Whatever the program raised.
     """
     return Kernel(waiter).run(async_fn, *args)

@@ -11,4 +11,5 @@ import locale, logging, math, numbers, operator, os, os.path, pathlib, pickle, p
 import posixpath, pprint, queue, random, re, reprlib, secrets, shlex, shutil, signal, statistics
 import socket, string, struct, subprocess, sys, tempfile, textwrap, threading, time, timeit, token
 import tokenize, traceback, types, typing, unicodedata, unittest, urllib.error, urllib.parse
+import encodings.idna, encodings.utf_16, encodings.utf_32, encodings.cp1252, encodings.iso8859_15
 import uuid, warnings, weakref, xml.etree.ElementTree, zipfile, zlib, zoneinfo

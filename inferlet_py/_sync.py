@@ -91,13 +91,13 @@ class CapacityLimiter:
         """Go in.
 
         Raises:
-            WouldBlock: The limit is reached, or others are waiting.
+            WouldBlock: The limit is reached.
             RuntimeError: The task is inside already.
         """
         task = current_task()
         if task in self._borrowers:
             raise RuntimeError("this task already holds what it is trying to acquire")
-        if self._waiting or self.available_tokens <= 0:
+        if self.available_tokens <= 0:
             raise WouldBlock
         self._borrowers[task] = None
 
@@ -135,7 +135,7 @@ class CapacityLimiter:
             next_task = next(iter(self._waiting))
             del self._waiting[next_task]
             self._borrowers[next_task] = None
-            next_task.reschedule()
+            next_task.reschedule()  # the token never was available in between
 
     async def __aenter__(self) -> None:
         await self.acquire()
