@@ -123,6 +123,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="of weights and KV cache (default: float32)",
     )
     parser.add_argument(
+        "--threads", type=_count, metavar="N", help="CPU threads of a step (default: by model size)"
+    )
+    parser.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",
@@ -146,7 +149,13 @@ def _models(options: argparse.Namespace) -> list[ModelConfig]:
         if names.count(name) > 1:
             raise ConfigError(f"two models are called {name}: say --model NAME=DIR")
     return [
-        replace(model, num_pages=options.kv_pages, dtype=options.dtype) for model in chosen
+        replace(
+            model,
+            num_pages=options.kv_pages,
+            dtype=options.dtype,
+            num_threads=options.threads or None,
+        )
+        for model in chosen
     ]
 
 

@@ -29,6 +29,7 @@ class ModelConfig:
         kv_bytes: Memory for the KV cache where ``num_pages`` is None.
         page_size: Tokens a page.
         dtype: ``float32``, ``bfloat16``, or ``auto`` for the directory's own.
+        num_threads: Of a step on the CPU; None chooses by the size of the model.
     """
 
     directory: Path
@@ -37,6 +38,7 @@ class ModelConfig:
     kv_bytes: int = 256 << 20
     page_size: int = 16
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    num_threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

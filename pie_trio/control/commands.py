@@ -31,7 +31,8 @@ class Command:
         num_blockers: Unfinished commands that it waits for; 0 means ready.
         dependents: Commands that wait for it.
         is_queued: It is, or was, among the ready ones.
-        is_withdrawn: Nobody wants it any more: it finishes without running.
+        is_withdrawn: Nobody wants it any more: it finishes without running. Its copies are
+            still made where a handle stands for one of them.
     """
 
     request: ForwardRequest
@@ -42,7 +43,7 @@ class Command:
     submitted_at: float
     sequence: int = 0
     num_blockers: int = 0
-    dependents: list[Command] = field(default_factory=list)
+    dependents: list[Command] = field(default_factory=list["Command"])
     is_queued: bool = False
     is_started: bool = False
     is_withdrawn: bool = False
@@ -94,7 +95,7 @@ class PageOrder:
                 readers.remove(command)
                 if not readers:
                     del self._readers[page]
-        ready = []
+        ready: list[Command] = []
         for dependent in command.dependents:
             dependent.num_blockers -= 1
             if dependent.num_blockers == 0 and not dependent.is_finished:

@@ -48,40 +48,55 @@ class Batcher:
         self._ready: list[tuple[int, Command]] = []  # a heap by sequence
         self._sequence = 0
         self._step_seconds = 0.0
-        self._unfinished = 0
+        self._unfinished: set[Command] = set()
+        self._is_stopped = False
         self._limiter = trio.CapacityLimiter(1)
 
     @property
     def num_unfinished(self) -> int:
         """Commands that were submitted and have not finished."""
-        return self._unfinished
+        return len(self._unfinished)
 
     def submit(self, command: Command) -> None:
-        """Accept a command; its ``on_done`` is called later. Never waits."""
+        """Accept a command; its ``on_done`` is called later. Never waits.
+
+        Once the batcher has stopped, ``on_done`` gets the error at once.
+        """
+        if self._is_stopped:
+            command.on_done(_stopped())
+            return
         self._sequence += 1
         command.sequence = self._sequence
         for page in command.reads | command.writes:
             self.pool.pin(page)
         self._order.add(command)
-        self._unfinished += 1
+        self._unfinished.add(command)
         # Cannot be full: it holds what all instances together may have in flight.
         self._send.send_nowait(command)
 
     def withdraw(self, command: Command) -> None:
         """Let a command that has not started do nothing. It keeps its place in the order."""
-        command.is_withdrawn = not command.is_started
+        if not command.is_started:
+            command.is_withdrawn = True
 
     async def run(self, receive: trio.MemoryReceiveChannel[Command]) -> None:
-        """Make and run batches until cancelled."""
-        while True:
-            if not self._ready:
-                self._accept(await receive.receive())
-            self._drain(receive)
-            await self.rendezvous.wait_settled(timeout_seconds=self._patience())
-            self._drain(receive)
-            chosen = self._choose()
-            if chosen:
-                await self._step(chosen)
+        """Make and run batches until cancelled; what is left then fails."""
+        try:
+            while True:
+                if not self._ready:
+                    self._accept(await receive.receive())
+                self._drain(receive)
+                await self.rendezvous.wait_settled(timeout_seconds=self._patience())
+                self._drain(receive)
+                chosen = self._choose()
+                if chosen:
+                    await self._step(chosen)
+        finally:
+            # Instances that are cancelled together with the batcher wait for their commands
+            # before they end.
+            self._is_stopped = True
+            for command in sorted(self._unfinished, key=lambda c: c.sequence):
+                self._finish(command, _stopped())
 
     def _accept(self, command: Command) -> None:
         """Queue a command if it is ready and its last blocker did not queue it already."""
@@ -107,11 +122,11 @@ class Batcher:
 
     def _choose(self) -> Sequence[Command]:
         """Take the next batch out of the ready commands."""
-        candidates = []
+        candidates: list[Command] = []
         while self._ready:
             _, command = heapq.heappop(self._ready)
-            if command.is_withdrawn:
-                self._finish(command, CancelledError("the command was withdrawn"))
+            if command.is_withdrawn and not self._must_copy(command):
+                self._finish(command, _withdrawn())
             else:
                 candidates.append(command)
         chosen = choose_batch(
@@ -121,40 +136,62 @@ class Batcher:
         self._ready = [(c.sequence, c) for c in candidates if id(c) not in taken]
         return chosen
 
+    def _must_copy(self, command: Command) -> bool:
+        """Say whether somebody counts on the copies of a withdrawn command.
+
+        Its handles have stood for the copied pages since it was submitted.
+        """
+        if not command.copies:
+            return False
+        return any(self.pool.num_owners(copy.target) for copy in command.copies) or any(
+            not other.is_withdrawn or other.copies for other in command.dependents
+        )
+
     async def _step(self, commands: Sequence[Command]) -> None:
         for command in commands:
             command.is_started = True
+        forwards = [command for command in commands if not command.is_withdrawn]
         batch = Batch(
-            forwards=tuple(command.request for command in commands),
+            forwards=tuple(command.request for command in forwards),
             copies=tuple(copy for command in commands for copy in command.copies),
         )
         started = trio.current_time()
-        outcomes: Sequence[ForwardResult | Exception]
-        try:
-            # Not abandoned on cancel: pages must outlive the step that reads them.
-            outcomes = await trio.to_thread.run_sync(
-                self.engine.execute, batch, limiter=self._limiter
-            )
-        except EngineError as error:
-            logger.error("a batch of %d failed: %s", len(commands), error)
-            outcomes = [error] * len(commands)
-        except Exception as error:  # a bug of the engine's: fail this batch, keep serving
-            logger.exception("a batch of %d failed", len(commands))
-            failure = EngineError(f"the batch failed: {type(error).__name__}: {error}")
-            outcomes = [failure] * len(commands)
+        outcomes = iter(await self._execute(batch))
         self.last_step_at = trio.current_time()
         elapsed = self.last_step_at - started
         self._step_seconds += STEP_SMOOTHING * (elapsed - self._step_seconds)
         self.num_steps += 1
-        for command, outcome in zip(commands, outcomes, strict=True):
-            self._finish(command, outcome)
+        for command in commands:
+            self._finish(
+                command, _withdrawn() if command.is_withdrawn else next(outcomes)
+            )
+
+    async def _execute(self, batch: Batch) -> Sequence[ForwardResult | Exception]:
+        """Return a result for each forward, or the error that the batch failed with."""
+        size = len(batch.forwards)
+        try:
+            # Not abandoned on cancel: pages must outlive the step that reads them.
+            results = await trio.to_thread.run_sync(
+                self.engine.execute, batch, limiter=self._limiter
+            )
+            if len(results) != size:
+                raise EngineError(f"{size} forwards, but {len(results)} results")
+        except EngineError as error:
+            logger.error("a batch of %d failed: %s", size, error)
+            return [error] * size
+        except Exception as error:
+            # A bug of the engine's: fail this batch, keep serving.
+            logger.exception("a batch of %d failed", size)
+            text = f"the batch failed: {type(error).__name__}: {error}"
+            return [EngineError(text)] * size
+        return results
 
     def _finish(self, command: Command, outcome: ForwardResult | Exception) -> None:
         for page in command.reads | command.writes:
             self.pool.unpin(page)
         for ready in self._order.finish(command):
             self._enqueue(ready)
-        self._unfinished -= 1
+        self._unfinished.discard(command)
         command.on_done(outcome)
 
 
@@ -174,9 +211,17 @@ async def open_batcher(
     """
     capacity = config.max_instances * max_in_flight
     send, receive = trio.open_memory_channel[Command](capacity)
-    async with trio.open_nursery() as nursery:
-        with send, receive:
+    with send, receive:  # closed last: the batcher reads until it is cancelled
+        async with trio.open_nursery() as nursery:
             batcher = Batcher(engine, pool, rendezvous, config, send)
             nursery.start_soon(batcher.run, receive)
             yield batcher
             nursery.cancel_scope.cancel()
+
+
+def _withdrawn() -> CancelledError:
+    return CancelledError("the command was withdrawn before it ran")
+
+
+def _stopped() -> CancelledError:
+    return CancelledError("the model is no longer served: the command did not run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,12 +77,14 @@ def plan_forward(
             f"{len(pages) * pool.page_size}: allocate and name more pages"
         )
     first, last = wanted.start // pool.page_size, (kv_len - 1) // pool.page_size
+    _check_pages(pages, range(first, last + 1), pool)
     explicit_mask = None
     if wanted.mask is not None:
         explicit_mask = decode_mask(wanted.mask, num_tokens=num_tokens, kv_len=kv_len)
-    _check_pages(pages, range(first, last + 1), pool)
+        earlier = pool.positions[pages[: last + 1]].reshape(-1)[: wanted.start]
+        _check_seen(explicit_mask, earlier)
 
-    copies = []
+    copies: list[PageCopy] = []
     for index in range(first, last + 1):
         old = pages[index]
         new = pool.make_writable(old)
@@ -133,9 +136,14 @@ def _check_tokens(wanted: GuestForward, info: ModelInfo, config: ControlConfig) 
     _check_range("position", wanted.positions, 2**31 - 1, "the largest position")
     if len(wanted.outputs):
         _check_range("output", wanted.outputs, num_tokens, "the number of tokens")
-    if wanted.top_k > config.max_distribution:
+    if len(wanted.outputs) > num_tokens:
+        raise BadArgumentError(
+            f"{len(wanted.outputs)} outputs of {num_tokens} tokens: name each token once"
+        )
+    max_top_k = min(config.max_distribution, info.vocab_size)
+    if wanted.top_k > max_top_k:
         raise LimitError(
-            f"a distribution may have {config.max_distribution} entries, got {wanted.top_k}"
+            f"a distribution may have {max_top_k} entries, got {wanted.top_k}"
         )
     if wanted.sampler is not None:
         _check_sampler(wanted.sampler)
@@ -159,8 +167,20 @@ def _check_sampler(sampler: SamplerSpec) -> None:
 def _check_pages(pages: Sequence[int], written: range, pool: PagePool) -> None:
     """Raise unless all pages are there and those to be written can be made writable."""
     missing = sum(page == NO_PAGE for page in pages)
-    shared = sum(pages[i] != NO_PAGE and pool.num_owners(pages[i]) > 1 for i in written)
+    # Of a page that stands in several places, the last owner writes in place.
+    counts = Counter(pages[i] for i in written if pages[i] != NO_PAGE)
+    shared = sum(min(n, pool.num_owners(page) - 1) for page, n in counts.items())
     if missing or shared > pool.num_free:
         raise OutOfPagesError(
             needed=missing or shared, free=pool.num_free, total=pool.num_pages
+        )
+
+
+def _check_seen(mask: NDArray[np.bool_], earlier: NDArray[np.int32]) -> None:
+    """Raise if a token sees a slot that nobody wrote: it may hold what others left there."""
+    seen = mask[:, : len(earlier)].any(axis=0)
+    stale = np.flatnonzero(seen & (earlier < 0))
+    if len(stale):
+        raise BadArgumentError(
+            f"the mask shows slot {stale[0]}, which was never written: hide it"
         )

@@ -22,7 +22,8 @@ class Outbox:
     def __init__(self, *, max_unread: int) -> None:
         self.max_unread = max_unread
         self._messages: deque[Message] = deque()
-        self._late: deque[tuple[Message, Callable[[], None]]] = deque()
+        self._late: dict[int, tuple[Message, Callable[[], None]]] = {}  # in order
+        self._next_late = 0
         self._is_closed = False
         self._changed = trio.Event()
 
@@ -34,14 +35,27 @@ class Outbox:
         self._changed.set()
         return True
 
-    def put_late(self, message: Message, on_room: Callable[[], None]) -> None:
-        """Append a message once there is room, and call ``on_room`` then."""
-        self._late.append((message, on_room))
+    def put_late(
+        self, message: Message, on_room: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Append a message once there is room, and call ``on_room`` then.
+
+        Returns:
+            Takes the message back; once there was room for it, that does nothing.
+        """
+        number = self._next_late
+        self._next_late += 1
+        self._late[number] = (message, on_room)
+
+        def take_back() -> None:
+            self._late.pop(number, None)
+
+        return take_back
 
     def close(self) -> None:
         """Let the client's :meth:`take` end once it has taken everything."""
-        while self._late:
-            self._messages.append(self._late.popleft()[0])
+        self._messages.extend(message for message, _ in self._late.values())
+        self._late.clear()
         self._is_closed = True
         self._changed.set()
 
@@ -54,7 +68,7 @@ class Outbox:
         taken = list(self._messages)
         self._messages.clear()
         while self._late and len(self._messages) < self.max_unread:
-            message, on_room = self._late.popleft()
+            message, on_room = self._late.pop(next(iter(self._late)))
             self._messages.append(message)
             on_room()
         return taken

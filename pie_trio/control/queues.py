@@ -19,33 +19,44 @@ class CommandQueue:
 
     def __init__(self, model: ServedModel) -> None:
         self.model = model
-        self._unfinished: dict[int, Command] = {}
-        self._barriers: list[tuple[set[int], Callable[[], None]]] = []
+        self._next = 0
+        # Each with its number in the queue, oldest first.
+        self._unfinished: dict[Command, int] = {}
+        self._barriers: dict[int, Callable[[], None]] = {}
 
     def add(self, command: Command) -> None:
         """Count a command among the queue's until :meth:`finish`."""
-        self._unfinished[id(command)] = command
+        self._unfinished[command] = self._take_number()
 
     def finish(self, command: Command) -> None:
         """Forget a command; barriers that waited for it alone are called."""
-        del self._unfinished[id(command)]
-        passed = []
-        for barrier in self._barriers:
-            barrier[0].discard(id(command))
-            if not barrier[0]:
-                passed.append(barrier)
-        for barrier in passed:
-            self._barriers.remove(barrier)
-            barrier[1]()
+        del self._unfinished[command]
+        oldest = next(iter(self._unfinished.values()), self._next)
+        while self._barriers and (number := next(iter(self._barriers))) < oldest:
+            self._barriers.pop(number)()
 
-    def synchronize(self, on_passed: Callable[[], None]) -> None:
-        """Call ``on_passed`` once every command that is in the queue now has finished."""
+    def synchronize(self, on_passed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``on_passed`` once every command that is in the queue now has finished.
+
+        Returns:
+            Takes the barrier away; once it was passed, that does nothing.
+        """
+        number = self._take_number()
         if self._unfinished:
-            self._barriers.append((set(self._unfinished), on_passed))
+            self._barriers[number] = on_passed
         else:
             on_passed()
 
+        def take_away() -> None:
+            self._barriers.pop(number, None)
+
+        return take_away
+
     def withdraw_all(self) -> None:
         """Withdraw the commands that have not started."""
-        for command in self._unfinished.values():
+        for command in self._unfinished:
             self.model.batcher.withdraw(command)
+
+    def _take_number(self) -> int:
+        self._next += 1
+        return self._next - 1

@@ -81,17 +81,15 @@ class TicketTable:
         Raises:
             UnknownHandleError: One is not open.
         """
-        result = []
-        for ticket in tickets:
-            if self._get(ticket).is_ready:
-                result.append(ticket)
-        return result
+        return [ticket for ticket in tickets if self._get(ticket).is_ready]
 
     async def wait_any(self, tickets: Sequence[int], deadline: float | None) -> list[int]:
         """Wait until one of the tickets is ready or the deadline has passed.
 
         There is one waiter at a time: the inferlet itself.
         """
+        if ready := self.ready(tickets):
+            return ready
         self._awaited = frozenset(tickets)
         self._wake = trio.Event()
         try:
@@ -104,18 +102,27 @@ class TicketTable:
             self._awaited = frozenset()
         return self.ready(tickets)
 
+    def peek(self, ticket: int) -> Any:
+        """Return the result or the exception of a ready ticket, which stays open.
+
+        Raises:
+            UnknownHandleError: The ticket is not open.
+        """
+        entry = self._get(ticket)
+        assert entry.is_ready, "callers wait before they look"
+        return entry.outcome
+
     def take(self, ticket: int) -> Any:
         """Close a ready ticket and return its result, or raise its error.
 
         Raises:
             UnknownHandleError: The ticket is not open.
         """
-        entry = self._get(ticket)
-        assert entry.is_ready, "callers wait before they take"
+        outcome = self.peek(ticket)
         del self._entries[ticket]
-        if isinstance(entry.outcome, Exception):
-            raise entry.outcome
-        return entry.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def cancel(self, ticket: int) -> None:
         """Close a ticket, ready or not, and withdraw what is behind it. Unknown ones are fine."""

@@ -28,7 +28,7 @@ from pie_trio.control.queues import CommandQueue
 from pie_trio.control.served_model import ServedModel
 from pie_trio.control.tickets import TicketTable
 from pie_trio.engine_api import ForwardResult, SamplerSpec
-from pie_trio.errors import BadArgumentError
+from pie_trio.errors import BadArgumentError, LimitError
 
 __all__ = ["Launch", "Session"]
 
@@ -87,13 +87,14 @@ class Session:
     async def close(self) -> None:
         """Give everything back; returns once no batch uses the instance's pages any more."""
         self.settle()
+        self.outbox.close()  # first: what waits for room is delivered, not taken back
         self.tickets.cancel_all()
         self.queues.clear()
         for name, table in self.pages.items():
             for page in table.clear():
                 self.models[name].pool.release(page)
-        self.outbox.close()
-        # Bounded by one step of the device: what has not started was withdrawn above.
+        # Bounded by the step of the device, and one for copies that others share: what has
+        # not started was withdrawn above, and a batcher that stops finishes what it has.
         with trio.CancelScope(shield=True):
             while self._num_unfinished:
                 self._all_finished = trio.Event()
@@ -126,8 +127,10 @@ class Session:
         if self.outbox.put(message):
             return None
         self.tickets.check_room()
-        ticket = self.tickets.open()
-        self.outbox.put_late(message, lambda: self.tickets.complete(ticket, None))
+        ticket = self.tickets.open(lambda: take_back())
+        take_back = self.outbox.put_late(
+            message, lambda: self.tickets.complete(ticket, None)
+        )
         return ticket
 
     def send_bytes(self, data: NDArray[np.uint8]) -> int | None:
@@ -185,7 +188,7 @@ class Session:
             list(info.eos_token_ids),
             info.page_size,
             model.config.max_batch_tokens,
-            model.config.max_distribution,
+            min(model.config.max_distribution, info.vocab_size),
         )
 
     def _model(self, name: str) -> ServedModel:
@@ -211,8 +214,8 @@ class Session:
     def synchronize(self, queue: int) -> int:
         found = self.queues.get(queue)
         self.tickets.check_room()
-        ticket = self.tickets.open()
-        found.synchronize(lambda: self.tickets.complete(ticket, None))
+        ticket = self.tickets.open(lambda: take_away())
+        take_away = found.synchronize(lambda: self.tickets.complete(ticket, None))
         return ticket
 
     # ---- allocate --------------------------------------------------------------------------
@@ -265,6 +268,11 @@ class Session:
         found = self.queues.get(queue)
         model, table = self._page_table(queue)
         self.tickets.check_room()
+        if self._num_unfinished >= self.limits.max_in_flight:
+            raise LimitError(
+                f"{self._num_unfinished} commands have not finished, which is as many as an "
+                "inferlet may have; withdrawn ones count until the device gets to them"
+            )
         plan = plan_forward(wanted, table, model.pool, model.info, model.config)
         ticket = self.tickets.open(lambda: model.batcher.withdraw(command))
 
@@ -288,9 +296,9 @@ class Session:
         return result
 
     def _take_forward(self, ticket: int) -> tuple[Any, Any, Any]:
-        result = self.tickets.take(ticket)
-        if not isinstance(result, ForwardResult):
+        if not isinstance(self.tickets.peek(ticket), ForwardResult | Exception):
             raise BadArgumentError(f"ticket {ticket} is not a forward's: finish it instead")
+        result: ForwardResult = self.tickets.take(ticket)
         return result.token_ids.tolist(), result.top_ids.ravel(), result.top_probs.ravel()
 
     # ---- tokenize --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ __all__ = ["default_model", "load_engine", "parse_model", "prepare_language", "p
 
 BUILD_SECONDS = 20.0
 COMPILE_SECONDS = 10.0
+SMALL_MODEL_BYTES = 32 << 20
 
 
 def parse_model(text: str) -> ModelConfig:
@@ -91,8 +92,21 @@ def load_engine(config: ModelConfig) -> LoadedEngine:
         num_pages=num_pages,
         page_size=config.page_size,
         dtype=config.dtype,
+        num_threads=_num_threads(config),
     )
     return LoadedEngine(loaded.engine, loaded.tokenizer)
+
+
+def _num_threads(config: ModelConfig) -> int | None:
+    """Return how many threads a step should use; None for torch's own choice.
+
+    A second thread costs more than it saves on a model whose weights fit the caches: measured
+    with 2 busy cores, 0.7 ms a step with one thread and 40 ms with two.
+    """
+    if config.num_threads is not None:
+        return config.num_threads
+    weights = sum(path.stat().st_size for path in config.directory.glob("*.safetensors"))
+    return 1 if weights < SMALL_MODEL_BYTES else None
 
 
 def prepare_language(wasm: WasmConfig) -> Path:

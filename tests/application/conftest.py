@@ -1,0 +1,71 @@
+"""The language component, built and compiled once, and launchers over a fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from pie_trio.application.lifecycle.instances import (
+    Launcher,
+    link_language,
+    open_launcher,
+)
+from pie_trio.application.lifecycle.programs import SourceProgram
+from pie_trio.application.run.setup import prepare_language
+from pie_trio.application.serving import LoadedEngine, open_models
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
+from pie_trio.config import ControlConfig, InstanceLimits, WasmConfig
+from pie_trio.inference.fake import FakeEngine, FakeTokenizer
+
+OpenLauncher = Callable[..., AbstractAsyncContextManager[Launcher]]
+
+
+@pytest.fixture(scope="session")
+def language() -> Generator[LinkedComponent]:
+    """The language component; the first test that asks for it may build it."""
+    config = WasmConfig(pooled_instances=64)
+    path = prepare_language(config)
+    with WasmRuntime(config, CompileCache(config.cache_directory)) as runtime:
+        yield link_language(runtime, path)
+
+
+@pytest.fixture
+def open_fake(language: LinkedComponent) -> OpenLauncher:
+    """Opens launchers over a fake engine."""
+
+    @asynccontextmanager
+    async def open_it(
+        *,
+        engine: FakeEngine | None = None,
+        num_warm: int = 0,
+        control: ControlConfig | None = None,
+        **limits: Any,
+    ) -> AsyncGenerator[Launcher]:
+        loaded = LoadedEngine(engine or FakeEngine(), FakeTokenizer())
+        instance_limits = InstanceLimits(**limits)
+        async with (
+            open_models([loaded], control or ControlConfig(), instance_limits) as models,
+            open_launcher(
+                language, models, instance_limits, num_warm=num_warm
+            ) as launcher,
+        ):
+            yield launcher
+            for model in models.values():
+                assert model.pool.num_free == model.pool.num_pages, "a page was lost"
+                model.pool.check()
+
+    return open_it
+
+
+HEADER = "from inferlet_py import *\n\n@inferlet\nasync def main({parameters}):\n"
+
+
+def program_of(body: str, *, parameters: str = "") -> SourceProgram:
+    """Return a program whose main has this body."""
+    lines = "".join(f"    {line}\n" for line in body.strip("\n").splitlines())
+    text = HEADER.format(parameters=parameters) + lines
+    return SourceProgram("test", "app.py", {"app.py": text}, str(hash(text)))

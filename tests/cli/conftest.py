@@ -1,0 +1,63 @@
+"""Runs the command line, in this process where that is enough and in one of its own else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT_SECONDS = 200
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Pie = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def random_model(
+    torch_is_there: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A small model with random weights."""
+    from tests.model_factory import write_llama_directory
+
+    return write_llama_directory(tmp_path_factory.mktemp("model") / "random")
+
+
+@pytest.fixture
+def pie() -> Pie:
+    """Runs ``pie`` with arguments in a process of its own."""
+
+    def run(*arguments: object, **environment: str) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "pie_trio", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "PIE_MODEL": "", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def mode_flags(mode: str) -> list[str]:
+    """Flags of ``pie run`` for the mode of the matrix."""
+    return ["--native"] if mode == "native" else []

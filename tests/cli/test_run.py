@@ -1,0 +1,311 @@
+"""``pie run`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import LIMIT_SECONDS, ROOT, Pie
+
+EXAMPLE = "examples/text_completion"
+HEADER = "from inferlet_py import *\nimport os, sys, time\n\n@inferlet\n"
+
+
+def write_program(folder: Path, body: str, parameters: str = "") -> Path:
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    path = folder / "program.py"
+    path.write_text(f"{HEADER}async def main({parameters}):\n{lines}")
+    return path
+
+
+def test_the_example_streams_what_the_trained_model_says(
+    pie: Pie, trained_model: Path, mode_flags: list[str]
+) -> None:
+    golden = json.loads((trained_model / "golden.json").read_text())
+    for case in golden["cases"][:2]:
+        done = pie(
+            *("run", "--model", trained_model, *mode_flags, EXAMPLE),
+            *("--prompt", case["prompt"], "--max-tokens", 64, "--temperature", 0),
+        )
+        assert done.code == 0, done.err
+        assert done.out.startswith(case["prompt"])
+        # The golden text was decoded on its own, which drops a leading space.
+        text = done.out.removeprefix(case["prompt"])
+        assert text.lstrip(" ") == case["text"] + "\n"
+
+
+def test_sampling_goes_its_own_way(pie: Pie, random_model: Path) -> None:
+    flags = ("--prompt", "x", "--temperature", 1.5)
+    outputs = {
+        pie("run", "--model", random_model, EXAMPLE, *flags).out for _ in range(2)
+    }
+    assert len(outputs) == 2
+
+
+def test_results_messages_and_logs_go_where_they_belong(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
+) -> None:
+    program = write_program(
+        tmp_path,
+        "print('printed')\nlog('logged')\nawait send('sent')\nreturn {'n': n}",
+        "n: int = 3",
+    )
+    done = pie("run", "--model", random_model, *mode_flags, program, "--n", 4)
+    assert done.code == 0, done.err
+    assert done.out == 'sent\n{"n": 4}\n'
+    assert done.err.splitlines()[-2:] == ["printed", "[info] logged"]
+
+
+def test_help_after_the_program_is_the_programs(
+    pie: Pie, random_model: Path, mode_flags: list[str]
+) -> None:
+    done = pie("run", "--model", random_model, *mode_flags, EXAMPLE, "--help")
+    assert done.code == 0
+    assert "Continue a prompt." in done.out
+    assert "--max-tokens INT" in done.out
+    assert "Most tokens to generate. (default: 64)" in done.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--n", "x"], "argument --n: invalid integer value: 'x'"),
+        (["--n", "1", "--m", "1"], "unrecognized arguments: --m 1"),
+        ([], "the following arguments are required: --n"),
+        (["--n", "1", "--kind", "c"], "invalid choice: 'c'"),
+    ],
+)
+def test_wrong_arguments_are_usage_errors(
+    pie: Pie, random_model: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    program = write_program(
+        tmp_path, "return n", 'n: int, kind: __import__("typing").Literal["a", "b"] = "a"'
+    )
+    done = pie("run", "--model", random_model, program, *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_every_type_of_argument_arrives(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
+) -> None:
+    program = write_program(
+        tmp_path,
+        "return [a, b, c, d, e, f]",
+        "a: str, b: float, c: bool, d: list[int], e: dict[str, int], f: int | None = None",
+    )
+    done = pie(
+        *("run", "--model", random_model, *mode_flags, program, "--a", "é x", "--b", 2),
+        *("--no-c", "--d", 1, 2, "--e", '{"k": 5}', "--f", 6),
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == ["é x", 2.0, False, [1, 2], {"k": 5}, 6]
+
+
+FAILURES = [
+    ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+    ("sys.exit(3)", 1, "SystemExit: 3"),
+    ("def f(): return f()\nf()", 1, "RecursionError"),
+    ("await Event().wait()", 1, "all tasks are blocked"),
+    ("return {1}", 1, "which JSON cannot carry"),
+    ("await send(1)", 1, "send() takes text or bytes, got int"),
+]
+WASM_FAILURES = [
+    ("open('/etc/passwd')", 1, "FileNotFoundError"),
+    ("import socket; socket.socket()", 1, "PermissionError"),
+    ("os._exit(0)", 1, "pie: the program ended its interpreter"),
+    ("x = []\nwhile True: x.append(bytearray(10 << 20))", 1, "MemoryError"),
+    ("while True: pass", 1, "pie: the program ran for 1 s, which is its limit"),
+    ("time.sleep(1e6)", 1, "pie: the program ran for 1 s, which is its limit"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "message"), FAILURES)
+def test_a_failing_program_ends_in_one_clear_message(
+    pie: Pie,
+    random_model: Path,
+    tmp_path: Path,
+    mode_flags: list[str],
+    body: str,
+    code: int,
+    message: str,
+) -> None:
+    program = write_program(tmp_path, body)
+    done = pie("run", "--model", random_model, *mode_flags, program)
+    assert done.code == code
+    assert message in done.err
+    assert "pie_trio" not in done.err
+    assert "_kernel" not in done.err
+
+
+@pytest.mark.parametrize(("body", "code", "message"), WASM_FAILURES)
+def test_the_sandbox_ends_what_the_author_does_not(
+    pie: Pie, random_model: Path, tmp_path: Path, body: str, code: int, message: str
+) -> None:
+    program = write_program(tmp_path, body)
+    done = pie("run", "--model", random_model, "--timeout", 1, program)
+    assert done.code == code
+    assert message in done.err
+    assert "pie_trio" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("async def main(:", 1, "SyntaxError"),
+        ("x = 1", 1, "has no inferlet: put @inferlet above"),
+        (None, 2, "there is no program at"),
+    ],
+)
+def test_a_bad_program_says_what_was_expected(
+    pie: Pie,
+    random_model: Path,
+    tmp_path: Path,
+    mode_flags: list[str],
+    text: str | None,
+    code: int,
+    message: str,
+) -> None:
+    path = tmp_path / "program.py"
+    if text is not None:
+        path.write_text(text)
+    done = pie("run", "--model", random_model, *mode_flags, path)
+    assert done.code == code
+    assert message in done.err
+    assert "pie_trio" not in done.err
+
+
+def test_without_a_model_it_says_what_to_pass(pie: Pie) -> None:
+    done = pie("run", EXAMPLE)
+    assert done.code == 2
+    assert "pass --model DIR" in done.err
+
+
+def test_a_bad_model_directory_says_what_was_expected(pie: Pie, tmp_path: Path) -> None:
+    done = pie("run", "--model", tmp_path, EXAMPLE)
+    assert done.code == 2
+    assert "config.json" in done.err
+    done = pie("run", "--model", f"a={tmp_path}", "--model", f"a={tmp_path}", EXAMPLE)
+    assert done.code == 2
+    assert "two models are called a" in done.err
+
+
+def test_several_models_are_chosen_by_name(
+    pie: Pie, random_model: Path, tmp_path: Path
+) -> None:
+    program = write_program(
+        tmp_path, "async with Context('two') as c:\n    return [available_models(), c.model.name]"
+    )
+    done = pie(
+        *("run", "--model", f"one={random_model}", "--model", f"two={random_model}"),
+        *("--kv-pages", 8, program),
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == [["one", "two"], "two"]
+
+
+def test_too_small_a_cache_is_an_error_of_the_program(
+    pie: Pie, random_model: Path
+) -> None:
+    done = pie("run", "--model", random_model, "--kv-pages", 1, EXAMPLE)
+    assert done.code == 1
+    assert "KV pages" in done.err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+@pytest.mark.parametrize("body", ["while True: pass", "time.sleep(1e6)", "await sleep(1e6)"])
+def test_a_signal_ends_a_program_wherever_it_stands(
+    random_model: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+    word: str,
+    body: str,
+) -> None:
+    program = write_program(tmp_path, f"await send('ready\\n')\n{body}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pie_trio", "run", "--model", random_model, program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        error = process.stderr.read()
+        assert process.wait(LIMIT_SECONDS) == code
+    assert error.splitlines()[-1] == f"pie: {word}"
+    assert "Traceback" not in error
+
+
+def test_ctrl_c_ends_a_native_program(random_model: Path, tmp_path: Path) -> None:
+    program = write_program(tmp_path, "await send('ready\\n')\nawait sleep(1e6)")
+    command = [sys.executable, "-m", "pie_trio", "run", "--native"]
+    process = subprocess.Popen(
+        [*command, "--model", random_model, program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+        assert process.wait(LIMIT_SECONDS) == 130
+    assert error.splitlines()[-1] == "pie: interrupted"
+
+
+def test_a_reader_that_leaves_ends_the_program_quietly(
+    random_model: Path, tmp_path: Path
+) -> None:
+    program = write_program(tmp_path, "while True: await send('line\\n')")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pie_trio", "run", "--model", random_model, program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        error = process.stderr.read()
+        assert process.wait(LIMIT_SECONDS) == 141
+    assert "Traceback" not in error
+
+
+def test_a_debugger_stops_in_a_native_program(
+    pie: Pie, random_model: Path, tmp_path: Path
+) -> None:
+    program = write_program(tmp_path, "secret = 41\nbreakpoint()\nreturn secret + 1")
+    process = subprocess.run(
+        [sys.executable, "-m", "pie_trio", "run", "--native", "--model", random_model, program],
+        cwd=ROOT,
+        input="p secret\nc\n",
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "(Pdb) 41" in process.stderr
+    assert process.stdout == "42\n"
