@@ -9,10 +9,13 @@ of several queues wherever they meet in a page, and lets everything else run sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pie_trio.engine_api import ForwardRequest, ForwardResult, PageCopy
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pie_trio.engine_api import ForwardRequest, ForwardResult, PageCopy
 
 __all__ = ["Command", "PageOrder", "choose_batch"]
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
-from pie_trio.config import ControlConfig
 from pie_trio.control.commands import Command, PageOrder, choose_batch
-from pie_trio.control.pages import PagePool
-from pie_trio.control.rendezvous import Rendezvous
 from pie_trio.engine_api import Batch, Engine, ForwardResult
 from pie_trio.errors import CancelledError, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from pie_trio.config import ControlConfig
+    from pie_trio.control.pages import PagePool
+    from pie_trio.control.rendezvous import Rendezvous
 
 __all__ = ["Batcher", "open_batcher"]
 
@@ -37,10 +41,19 @@ class Batcher:
     """
 
     def __init__(
-        self, engine: Engine, pool: PagePool, rendezvous: Rendezvous, config: ControlConfig,
+        self,
+        engine: Engine,
+        pool: PagePool,
+        rendezvous: Rendezvous,
+        config: ControlConfig,
         send: trio.MemorySendChannel[Command],
     ) -> None:
-        self.engine, self.pool, self.rendezvous, self.config = engine, pool, rendezvous, config
+        self.engine, self.pool, self.rendezvous, self.config = (
+            engine,
+            pool,
+            rendezvous,
+            config,
+        )
         self.num_steps = 0
         self.last_step_at = float("-inf")
         self._send = send
@@ -117,7 +130,8 @@ class Batcher:
     def _patience(self) -> float:
         config = self.config
         return max(
-            config.rendezvous_floor_seconds, config.rendezvous_fraction * self._step_seconds
+            config.rendezvous_floor_seconds,
+            config.rendezvous_fraction * self._step_seconds,
         )
 
     def _choose(self) -> Sequence[Command]:
@@ -130,7 +144,9 @@ class Batcher:
             else:
                 candidates.append(command)
         chosen = choose_batch(
-            candidates, max_batch=self.config.max_batch, max_tokens=self.config.max_batch_tokens
+            candidates,
+            max_batch=self.config.max_batch,
+            max_tokens=self.config.max_batch_tokens,
         )
         taken = {id(command) for command in chosen}
         self._ready = [(c.sequence, c) for c in candidates if id(c) not in taken]
@@ -197,7 +213,11 @@ class Batcher:
 
 @asynccontextmanager
 async def open_batcher(
-    engine: Engine, pool: PagePool, rendezvous: Rendezvous, config: ControlConfig, *,
+    engine: Engine,
+    pool: PagePool,
+    rendezvous: Rendezvous,
+    config: ControlConfig,
+    *,
     max_in_flight: int,
 ) -> AsyncGenerator[Batcher]:
     """Batch the commands of one model for as long as the block is open.

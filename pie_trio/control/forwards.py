@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pie_trio.config import ControlConfig
-from pie_trio.control.handles import HandleTable
 from pie_trio.control.masks import decode_mask, infer_mask
 from pie_trio.control.pages import NO_PAGE, PagePool
-from pie_trio.engine_api import ForwardRequest, ModelInfo, OutputSpec, PageCopy, SamplerSpec
+from pie_trio.engine_api import (
+    ForwardRequest,
+    ModelInfo,
+    OutputSpec,
+    PageCopy,
+    SamplerSpec,
+)
 from pie_trio.errors import BadArgumentError, LimitError, OutOfPagesError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pie_trio.config import ControlConfig
+    from pie_trio.control.handles import HandleTable
 
 __all__ = ["ForwardPlan", "GuestForward", "plan_forward"]
 
@@ -69,7 +80,9 @@ def plan_forward(
     _check_tokens(wanted, info, config)
     pages = [table.get(handle) for handle in wanted.pages]
     if len(set(wanted.pages)) != len(pages):
-        raise BadArgumentError("the same page is named twice in one context: name each once")
+        raise BadArgumentError(
+            "the same page is named twice in one context: name each once"
+        )
     kv_len = wanted.start + num_tokens
     if kv_len > len(pages) * pool.page_size:
         raise BadArgumentError(
@@ -99,7 +112,9 @@ def plan_forward(
     flat[slots.reshape(-1)[offset : offset + num_tokens]] = wanted.positions
     mask = explicit_mask
     if mask is None:
-        mask = infer_mask(pool.positions[page_ids].reshape(-1)[:kv_len], wanted.positions)
+        mask = infer_mask(
+            pool.positions[page_ids].reshape(-1)[:kv_len], wanted.positions
+        )
     request = ForwardRequest(
         token_ids=wanted.token_ids,
         positions=wanted.positions,
@@ -152,7 +167,9 @@ def _check_tokens(wanted: GuestForward, info: ModelInfo, config: ControlConfig) 
 def _check_range(name: str, values: NDArray[np.int32], end: int, what: str) -> None:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= end:
-        raise BadArgumentError(f"{name} {low if low < 0 else high} is not below {end}, {what}")
+        raise BadArgumentError(
+            f"{name} {low if low < 0 else high} is not below {end}, {what}"
+        )
 
 
 def _check_sampler(sampler: SamplerSpec) -> None:

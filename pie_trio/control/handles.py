@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pie_trio.errors import BadArgumentError, LimitError, UnknownHandleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["HandleTable"]
 
@@ -38,7 +40,9 @@ class HandleTable(Generic[T]):
             LimitError: There would be too many.
         """
         if len(set(handles)) != len(handles):
-            raise BadArgumentError(f"the same {self.kind} is named twice: choose a number for each")
+            raise BadArgumentError(
+                f"the same {self.kind} is named twice: choose a number for each"
+            )
         for handle in handles:
             if handle in self._values:
                 raise BadArgumentError(

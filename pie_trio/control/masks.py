@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pie_trio.errors import BadArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["decode_mask", "infer_mask"]
 
@@ -29,14 +33,19 @@ def infer_mask(
     earlier = slot_positions[:start]
     is_ordered = len(positions) == 1 or bool((np.diff(positions) > 0).all())
     if is_ordered and (
-        start == 0 or (int(earlier.min()) >= 0 and int(earlier.max()) <= int(positions[0]))
+        start == 0
+        or (int(earlier.min()) >= 0 and int(earlier.max()) <= int(positions[0]))
     ):
         return None
-    mask: NDArray[np.bool_] = (slot_positions >= 0) & (slot_positions <= positions[:, None])
+    mask: NDArray[np.bool_] = (slot_positions >= 0) & (
+        slot_positions <= positions[:, None]
+    )
     return mask
 
 
-def decode_mask(rows: Sequence[Sequence[int]], *, num_tokens: int, kv_len: int) -> NDArray[np.bool_]:
+def decode_mask(
+    rows: Sequence[Sequence[int]], *, num_tokens: int, kv_len: int
+) -> NDArray[np.bool_]:
     """Decode rows of run lengths: hidden, seen, hidden, ... in turn.
 
     Returns:

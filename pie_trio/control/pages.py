@@ -7,10 +7,14 @@ the writer a copy of its own.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from pie_trio.errors import OutOfPagesError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["NO_PAGE", "PagePool"]
 
@@ -30,7 +34,9 @@ class PagePool:
 
     def __init__(self, *, num_pages: int, page_size: int) -> None:
         self.num_pages, self.page_size = num_pages, page_size
-        self.positions: NDArray[np.int32] = np.full((num_pages, page_size), UNWRITTEN, np.int32)
+        self.positions: NDArray[np.int32] = np.full(
+            (num_pages, page_size), UNWRITTEN, np.int32
+        )
         self._owners = [0] * num_pages
         self._pins = [0] * num_pages
         self._free = list(range(num_pages - 1, -1, -1))  # a stack: page 0 goes first

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pie_trio.control.commands import Command
-from pie_trio.control.served_model import ServedModel
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pie_trio.control.commands import Command
+    from pie_trio.control.served_model import ServedModel
 
 __all__ = ["CommandQueue"]
 

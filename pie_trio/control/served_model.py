@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pie_trio.config import ControlConfig
 from pie_trio.control.dispatch import Batcher, open_batcher
 from pie_trio.control.pages import PagePool
 from pie_trio.control.rendezvous import Rendezvous
-from pie_trio.engine_api import Engine, ModelInfo, Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from pie_trio.config import ControlConfig
+    from pie_trio.engine_api import Engine, ModelInfo, Tokenizer
 
 __all__ = ["ServedModel", "open_served_model"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from pie_trio.errors import LimitError, UnknownHandleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["TicketTable"]
 
@@ -83,7 +85,9 @@ class TicketTable:
         """
         return [ticket for ticket in tickets if self._get(ticket).is_ready]
 
-    async def wait_any(self, tickets: Sequence[int], deadline: float | None) -> list[int]:
+    async def wait_any(
+        self, tickets: Sequence[int], deadline: float | None
+    ) -> list[int]:
         """Wait until one of the tickets is ready or the deadline has passed.
 
         There is one waiter at a time: the inferlet itself.

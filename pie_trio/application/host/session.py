@@ -8,27 +8,31 @@ boundary and the native mode both call them; neither adds anything of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trio
-from numpy.typing import NDArray
 
 from pie_trio._version import __version__
-from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.waiting import Waiting
-from pie_trio.config import InstanceLimits
 from pie_trio.control.commands import Command
 from pie_trio.control.forwards import GuestForward, plan_forward
 from pie_trio.control.handles import HandleTable
 from pie_trio.control.outbox import Message, Outbox
 from pie_trio.control.queues import CommandQueue
-from pie_trio.control.served_model import ServedModel
 from pie_trio.control.tickets import TicketTable
 from pie_trio.engine_api import ForwardResult, SamplerSpec
 from pie_trio.errors import BadArgumentError, LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pie_trio.application.host.instance_log import InstanceLog
+    from pie_trio.config import InstanceLimits
+    from pie_trio.control.served_model import ServedModel
 
 __all__ = ["Launch", "Session"]
 
@@ -65,7 +69,9 @@ class Session:
     ) -> None:
         self.launch, self.models, self.limits, self.log = launch, models, limits, log
         self.outbox = Outbox(max_unread=limits.max_unread)
-        self.tickets = TicketTable(max_in_flight=limits.max_in_flight, on_wake=self._expect)
+        self.tickets = TicketTable(
+            max_in_flight=limits.max_in_flight, on_wake=self._expect
+        )
         self.queues: HandleTable[CommandQueue] = HandleTable(
             "queue", max_handles=limits.max_queues
         )
@@ -107,23 +113,29 @@ class Session:
     # ---- runtime ---------------------------------------------------------------------------
 
     def get_version(self) -> str:
+        """Return the version of the server."""
         return __version__
 
     def get_instance_id(self) -> str:
+        """Return the name of this run."""
         return self.launch.instance_id
 
     def get_arguments(self) -> str:
+        """Return what the program was launched with, as JSON."""
         return self.launch.arguments
 
     def now(self) -> float:
+        """Return the time on trio's clock."""
         return trio.current_time()
 
     def write_log(self, level: str, text: str) -> None:
+        """Append a text to the instance's log."""
         self.log.write(level, text)
 
     # ---- messaging -------------------------------------------------------------------------
 
     def send(self, message: Message) -> int | None:
+        """Send a message to the client; return a ticket if it waits for room."""
         if self.outbox.put(message):
             return None
         self.tickets.check_room()
@@ -134,15 +146,19 @@ class Session:
         return ticket
 
     def send_bytes(self, data: NDArray[np.uint8]) -> int | None:
+        """Send bytes; see :meth:`send`."""
         return self.send(data.tobytes())
 
     # ---- tickets ---------------------------------------------------------------------------
 
     def wait(self, tickets: list[int], deadline: float | None) -> list[int] | Waiting:
+        """Wait until one of the tickets is ready; return those that are."""
         if deadline is not None and not math.isfinite(deadline):
             raise BadArgumentError(f"a deadline is a finite time, got {deadline}")
         if deadline is None and not tickets:
-            raise BadArgumentError("waiting for no ticket and without a deadline would never end")
+            raise BadArgumentError(
+                "waiting for no ticket and without a deadline would never end"
+            )
         ready = self.tickets.ready(tickets)
         if ready or (deadline is not None and deadline <= trio.current_time()):
             return ready
@@ -158,22 +174,27 @@ class Session:
 
         return Waiting(work)
 
-    def finish(self, ticket: int) -> None | Waiting:
+    def finish(self, ticket: int) -> Waiting | None:
+        """Wait for a ticket, close it, and raise if its command failed."""
+
         def take(ticket: int) -> None:
             self.tickets.take(ticket)
 
-        result: None | Waiting = self._when_ready(ticket, take)
+        result: Waiting | None = self._when_ready(ticket, take)
         return result
 
     def cancel(self, ticket: int) -> None:
+        """Withdraw a command that has not started, and close its ticket."""
         self.tickets.cancel(ticket)
 
     # ---- models ----------------------------------------------------------------------------
 
     def available_models(self) -> list[str]:
+        """Return the names of all models, the default one first."""
         return list(self.models)
 
     def get_model(self, name: str) -> tuple[Any, ...]:
+        """Return the record ``model-info``."""
         model = self._model(name)
         info = model.info
         return (
@@ -204,14 +225,17 @@ class Session:
     # ---- queues ----------------------------------------------------------------------------
 
     def create_queue(self, queue: int, model: str) -> None:
+        """Open a queue on a model under an unused number."""
         served = self._model(model)
         self.queues.check_unused([queue])
         self.queues.add(queue, CommandQueue(served))
 
     def destroy_queue(self, queue: int) -> None:
+        """Close a queue and withdraw what has not started."""
         self.queues.remove(queue).withdraw_all()
 
     def synchronize(self, queue: int) -> int:
+        """Return a ticket that is ready once the queue's commands have finished."""
         found = self.queues.get(queue)
         self.tickets.check_room()
         ticket = self.tickets.open(lambda: take_away())
@@ -221,12 +245,14 @@ class Session:
     # ---- allocate --------------------------------------------------------------------------
 
     def alloc_kvpage(self, queue: int, pages: list[int]) -> None:
+        """Allocate a page under each of these unused numbers."""
         model, table = self._page_table(queue)
         table.check_unused(pages)
         for page in pages:
             table.add(page, model.pool.allocate())
 
     def dealloc_kvpage(self, queue: int, pages: list[int]) -> None:
+        """Give pages back; commands already enqueued still see them."""
         model, table = self._page_table(queue)
         if len(set(pages)) != len(pages):
             raise BadArgumentError("the same page is named twice: give each back once")
@@ -236,6 +262,7 @@ class Session:
             model.pool.release(table.remove(page))
 
     def fork_kvpage(self, queue: int, sources: list[int], targets: list[int]) -> None:
+        """Let unused numbers share the contents of pages."""
         model, table = self._page_table(queue)
         if len(sources) != len(targets):
             raise BadArgumentError(
@@ -254,6 +281,7 @@ class Session:
     # ---- forward ---------------------------------------------------------------------------
 
     def forward_text(self, queue: int, request: Sequence[Any]) -> int:
+        """Enqueue a forward and return its ticket."""
         tokens, positions, pages, start, mask, outputs, sampler, top_k = request
         wanted = GuestForward(
             token_ids=tokens,
@@ -284,7 +312,12 @@ class Session:
             self.tickets.complete(ticket, outcome)
 
         command = Command(
-            plan.request, plan.copies, plan.reads, plan.writes, on_done, trio.current_time()
+            plan.request,
+            plan.copies,
+            plan.reads,
+            plan.writes,
+            on_done,
+            trio.current_time(),
         )
         self._num_unfinished += 1
         found.add(command)
@@ -292,21 +325,32 @@ class Session:
         return ticket
 
     def take_forward(self, ticket: int) -> tuple[Any, Any, Any] | Waiting:
-        result: tuple[Any, Any, Any] | Waiting = self._when_ready(ticket, self._take_forward)
+        """Wait for a forward, close its ticket, and return its result."""
+        result: tuple[Any, Any, Any] | Waiting = self._when_ready(
+            ticket, self._take_forward
+        )
         return result
 
     def _take_forward(self, ticket: int) -> tuple[Any, Any, Any]:
         if not isinstance(self.tickets.peek(ticket), ForwardResult | Exception):
-            raise BadArgumentError(f"ticket {ticket} is not a forward's: finish it instead")
+            raise BadArgumentError(
+                f"ticket {ticket} is not a forward's: finish it instead"
+            )
         result: ForwardResult = self.tickets.take(ticket)
-        return result.token_ids.tolist(), result.top_ids.ravel(), result.top_probs.ravel()
+        return (
+            result.token_ids.tolist(),
+            result.top_ids.ravel(),
+            result.top_probs.ravel(),
+        )
 
     # ---- tokenize --------------------------------------------------------------------------
 
-    def tokenize(self, model: str, text: str, special: bool) -> NDArray[np.int32]:  # noqa: FBT001 - WIT's own order
+    def tokenize(self, model: str, text: str, special: bool) -> NDArray[np.int32]:
+        """Return the token ids of a text."""
         return self._model(model).tokenizer.encode(text, add_special_tokens=special)
 
     def detokenize(self, model: str, tokens: list[int]) -> str:
+        """Return the text of token ids, without special tokens."""
         found = self._model(model)
         if tokens and max(tokens) >= found.info.vocab_size:
             raise BadArgumentError(
@@ -315,21 +359,29 @@ class Session:
         return found.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def get_vocabs(self, model: str) -> list[NDArray[np.uint8]]:
-        return [np.frombuffer(t, np.uint8) for t in self._model(model).tokenizer.vocabulary()]
+        """Return the bytes of every token."""
+        return [
+            np.frombuffer(t, np.uint8)
+            for t in self._model(model).tokenizer.vocabulary()
+        ]
 
     # ---- WASI ------------------------------------------------------------------------------
 
     def write_output(self, stream: int, data: bytes) -> None:
+        """Append what the program printed to its log."""
         self.log.write_output(stream, data)
 
     def add_timer(self, deadline: float) -> int:
+        """Return the number of a new timer."""
         number = self._next_timer
         self._next_timer += 1
         self._timers[number] = deadline
         return number
 
     def timer_deadline(self, number: int) -> float:
+        """Return when a timer is due."""
         return self._timers[number]
 
     def drop_resource(self, number: int) -> None:
+        """Forget a timer."""
         self._timers.pop(number, None)

@@ -1,0 +1,157 @@
+"""What CI runs: ``nox`` alone is lint, typing and tests; the other sessions run on request."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYTHONS = ["3.11", "3.12", "3.13"]
+DEFAULT_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2026.2"
+nox.options.reuse_venv = "yes"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+
+def show_pyenv_pythons() -> None:
+    """Let nox find every Python that pyenv keeps: its shims run only the chosen ones."""
+    versions = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    folders = [str(f) for v in PYTHONS for f in sorted(versions.glob(f"{v}.*/bin"))]
+    os.environ["PATH"] = os.pathsep.join([*folders, os.environ["PATH"]])
+
+
+def backends() -> list[str]:
+    """Return what this machine can run: FlashInfer only where a GPU is."""
+    if not shutil.which("nvidia-smi"):
+        return ["torch-cpu"]
+    done = subprocess.run(
+        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
+    )
+    return ["torch-cpu", "flashinfer"] if "GPU" in done.stdout else ["torch-cpu"]
+
+
+def install(session: nox.Session, *groups: str, backend: str = "torch-cpu") -> None:
+    """Install the project and some dependency groups.
+
+    torch comes without CUDA, but for FlashInfer. A Python for which there is no such torch
+    gets everything else; only the default Python may not lack it.
+    """
+    extra = "[cuda]" if backend == "flashinfer" else ""
+    project = ["--editable=./inferlet_py", f"--editable=.{extra}"]
+    others = nox.project.dependency_groups(PYPROJECT, *groups)
+    if backend == "flashinfer" or install_cpu_torch(session):
+        session.install(*project, *others)
+        return
+    if session.python in (None, False, DEFAULT_PYTHON):
+        session.error("the default Python needs torch: see above")
+    session.warn(f"no torch for Python {session.python}: its tests are left out")
+    names = ("torch", "inferlet-py")
+    needs = [d for d in PYPROJECT["project"]["dependencies"] if not d.startswith(names)]
+    session.install("--editable=./inferlet_py", *needs, *others)
+    session.install("--no-deps", "--editable=.")
+
+
+def install_cpu_torch(session: nox.Session) -> bool:
+    """Return whether there is a torch now."""
+    unavailable = 3
+    session.run_install(
+        "python", ".ci/install_torch.py", success_codes=[0, unavailable]
+    )
+    find = "import importlib.util; print(importlib.util.find_spec('torch') is not None)"
+    return "True" in str(session.run_install("python", "-c", find, silent=True))
+
+
+show_pyenv_pythons()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the style and the format."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check", "--diff", *session.posargs)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types, of everything with mypy and of the packages with pyright."""
+    install(session, "typing", "test", "nox")
+    session.run("mypy", *session.posargs)
+    session.run("pyright", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("backend", [nox.param(b, id=b) for b in backends()])
+def tests(session: nox.Session, backend: str) -> None:
+    """Run the tests, on each Python and backend, in Wasm and natively."""
+    install(session, "test", backend=backend)
+    coverage = ["--cov"] if session.python == DEFAULT_PYTHON else []
+    matrix = [f"--backend={backend}", "--mode=wasm", "--mode=native"]
+    session.run("pytest", *matrix, *coverage, *session.posargs)
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """Run the tests that take minutes."""
+    install(session, "test")
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need a CUDA device."""
+    install(session, "test", backend="flashinfer")
+    session.run("pytest", "-m", "gpu", "--backend=flashinfer", *session.posargs)
+
+
+@nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Install the SDK alone, not editable, and look whether all of it is there."""
+    session.install("--force-reinstall", "./inferlet_py")
+    session.cd(session.create_tmp())
+    look = (
+        "import inferlet_py, pathlib; f = pathlib.Path(inferlet_py.__file__).parent;"
+        "assert (f / 'py.typed').exists() and (f / 'wit' / 'world.wit').exists(), f"
+    )
+    session.run("python", "-I", "-c", look)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/; ``nox -s docs -- serve`` shows it."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.run(
+        "mkdocs",
+        *(session.posargs or ["build", "--strict"]),
+        "--config-file=.mkdocs.yml",
+    )
+
+
+@nox.session(default=False)
+def examples(session: nox.Session) -> None:
+    """Run every command in the READMEs of the examples, on the model of PIE_MODEL."""
+    install(session)
+    for readme in sorted(ROOT.glob("examples/*/README.md")):
+        for line in re.findall(r"^(?:\$ )?pie run (.+)$", readme.read_text(), re.M):
+            session.run("pie", "run", *shlex.split(line))
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks, or one: ``nox -s bench -- benchmarks/launch.py OPTIONS``."""
+    install(session)
+    if session.posargs:
+        session.run("python", *session.posargs)
+        return
+    for script in sorted(ROOT.glob("benchmarks/[!_]*.py")):
+        session.run("python", script)
