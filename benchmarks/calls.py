@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,7 +21,9 @@ from benchmarks.harness import (
     open_fake_launcher,
     spread,
 )
-from pie_trio.application.lifecycle.instances import Launcher
+
+if TYPE_CHECKING:
+    from pie_trio.application.lifecycle.instances import Launcher
 
 HEAD = """
 import time
@@ -58,7 +61,9 @@ def program_of(call: str) -> str:
     return HEAD.replace("{call}", call)
 
 
-async def measure(launcher: Launcher, call: str, *, calls: int, count: int) -> list[float]:
+async def measure(
+    launcher: Launcher, call: str, *, calls: int, count: int
+) -> list[float]:
     """Return microseconds a call of ``count`` inferlets at once."""
     program = make_program(program_of(call))
     await launcher.compile(program)

@@ -9,11 +9,15 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pie_trio.application.lifecycle.instances import Launcher, link_language, open_launcher
+from pie_trio.application.lifecycle.instances import (
+    Launcher,
+    link_language,
+    open_launcher,
+)
 from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.application.run.setup import prepare_language
 from pie_trio.application.serving import LoadedEngine, open_models
@@ -21,6 +25,9 @@ from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, WasmConfig
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
 
 
 def describe_machine() -> str:
@@ -36,7 +43,9 @@ def describe_machine() -> str:
 
 def make_program(text: str) -> SourceProgram:
     """Return a program of one module."""
-    return SourceProgram("bench", "app.py", {"app.py": text}, hashlib.sha256(text.encode()).hexdigest())
+    return SourceProgram(
+        "bench", "app.py", {"app.py": text}, hashlib.sha256(text.encode()).hexdigest()
+    )
 
 
 def spread(values: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import gc
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -22,8 +23,10 @@ from benchmarks.harness import (
     resident_bytes,
     spread,
 )
-from pie_trio.application.host.instance_log import LogLine
-from pie_trio.application.lifecycle.instances import Launcher
+
+if TYPE_CHECKING:
+    from pie_trio.application.host.instance_log import LogLine
+    from pie_trio.application.lifecycle.instances import Launcher
 
 # The first host call is the log line; then the guest waits until it is cancelled.
 HOLD = make_program(
@@ -107,7 +110,9 @@ async def main() -> None:
     print(describe_machine())
     os.nice(0)
     for count in options.counts:
-        if count > 1:  # of a fresh runtime: slots of earlier guests would count as free memory
+        if (
+            count > 1
+        ):  # of a fresh runtime: slots of earlier guests would count as free memory
             async with open_fake_launcher() as launcher:
                 seconds, cpu, megabytes = await measure_many(launcher, count)
             print(
@@ -116,14 +121,20 @@ async def main() -> None:
             )
     async with open_fake_launcher() as launcher:
         samples = [await measure_one(launcher) for _ in range(60)][10:]
-        print(f"one, cold slots known: CPU ms {spread([s[0] for s in samples])}, "
-              f"wall ms {spread([s[1] for s in samples])}")
+        print(
+            f"one, cold slots known: CPU ms {spread([s[0] for s in samples])}, "
+            f"wall ms {spread([s[1] for s in samples])}"
+        )
         await measure_leaks(launcher, options.repeat)
     if options.warm:
         async with open_fake_launcher(num_warm=options.warm) as launcher:
-            samples = [await measure_one(launcher) for _ in range(min(options.warm, 50))]
-        print(f"one, from {options.warm} warm guests: CPU ms {spread([s[0] for s in samples])}, "
-              f"wall ms {spread([s[1] for s in samples])}")
+            samples = [
+                await measure_one(launcher) for _ in range(min(options.warm, 50))
+            ]
+        print(
+            f"one, from {options.warm} warm guests: CPU ms {spread([s[0] for s in samples])}, "
+            f"wall ms {spread([s[1] for s in samples])}"
+        )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ import gc
 import json
 import os
 import random
-from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from componentize_py_types import Err
 from wit_world.exports import program
@@ -15,15 +14,19 @@ from wit_world.imports import source
 
 from inferlet_py import _stdlib  # noqa: F401  # what is not imported here is missing at run time
 from inferlet_py._host import connect
-from inferlet_py._rehearsal import rehearse
-from inferlet_py._inferlet import Inferlet
 from inferlet_py._program import (
     compile_module,
     describe_failure,
     find_inferlet,
     load_modules,
 )
+from inferlet_py._rehearsal import rehearse
 from inferlet_py._wasm_host import WasmHost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inferlet_py._inferlet import Inferlet
 
 T = TypeVar("T")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from inferlet_py._distribution import Distribution
 from inferlet_py._generation import Generation
@@ -11,6 +10,10 @@ from inferlet_py._host import SamplerValues, get_host
 from inferlet_py._models import Model, get_model
 from inferlet_py._sampling import Sampler
 from inferlet_py._tasks import wait_ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
 
 __all__ = ["Context"]
 
@@ -148,10 +151,13 @@ class Context:
         self._check_open()
         return Generation(
             self,
+            self._run,
             max_tokens=max_tokens,
             sampler=sampler or Sampler(temperature=0.0),
             stop=[stop] if isinstance(stop, str) else stop,
-            stop_tokens=self._model.info.eos_tokens if stop_tokens is None else stop_tokens,
+            stop_tokens=self._model.info.eos_tokens
+            if stop_tokens is None
+            else stop_tokens,
         )
 
     def fork(self) -> Context:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["Distribution"]
 
@@ -40,4 +43,4 @@ class Distribution:
 
     def sample(self, rng: random.Random | None = None) -> int:
         """Draw a token, as if the ones that are not listed did not exist."""
-        return (rng or random).choices(self.token_ids, self.probs)[0]  # type: ignore[union-attr]  # the module has Random's methods
+        return (rng or random).choices(self.token_ids, self.probs)[0]

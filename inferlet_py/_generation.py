@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from inferlet_py._sampling import Sampler
 from inferlet_py._text import StopStrings, TextDecoder
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
     from inferlet_py._context import Context
+    from inferlet_py._host import SamplerValues
+    from inferlet_py._sampling import Sampler
+
+    Step = Callable[
+        [SamplerValues | None, int],
+        Awaitable[tuple[Sequence[int], Sequence[int], Sequence[float]]],
+    ]
 
 __all__ = ["Chunk", "FinishReason", "Generation"]
 
@@ -41,6 +48,7 @@ class Generation:
     def __init__(
         self,
         context: Context,
+        step: Step,
         *,
         max_tokens: int,
         sampler: Sampler,
@@ -49,7 +57,7 @@ class Generation:
     ) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._context = context
+        self._context, self._step = context, step
         self._max_tokens = max_tokens
         self._sampler = sampler.values()
         self._stop_tokens = frozenset(stop_tokens)
@@ -64,7 +72,7 @@ class Generation:
             raise StopAsyncIteration
         if len(self.token_ids) >= self._max_tokens:
             return self._end("length", "")
-        (token_id,), _, _ = await self._context._run(self._sampler, 0)
+        (token_id,), _, _ = await self._step(self._sampler, 0)
         if token_id in self._stop_tokens:
             return self._end("stop", "")
         self._context.append([token_id])

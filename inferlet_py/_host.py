@@ -6,9 +6,11 @@ process. There is one host for as long as the interpreter lives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Host", "ModelInfo", "SamplerValues", "connect", "get_host"]
 
@@ -79,7 +81,9 @@ class Host(Protocol):
         self, ticket: int
     ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]: ...
 
-    def tokenize(self, model: str, text: str, special: bool) -> Sequence[int]: ...  # noqa: FBT001  # the WIT's order
+    def tokenize(
+        self, model: str, text: str, special: bool
+    ) -> Sequence[int]: ...  # the WIT's order
     def detokenize(self, model: str, tokens: Sequence[int]) -> str: ...
     def get_vocabs(self, model: str) -> Sequence[bytes]: ...
 

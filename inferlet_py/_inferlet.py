@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from inferlet_py import _kernel
-from inferlet_py._host import Host
 from inferlet_py._signature import Signature, WrongArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from inferlet_py._host import Host
 
 __all__ = ["Inferlet", "inferlet"]
 
@@ -52,7 +55,8 @@ class Inferlet(Generic[P, R]):
         arguments = json.loads(host.get_arguments())
         if not isinstance(arguments, dict):
             raise WrongArgumentError("arguments are a JSON object, by name")
-        converted = Signature(self.function).convert(arguments)
+        by_name = cast("dict[str, Any]", arguments)
+        converted = Signature(self.function).convert(by_name)
         result = _kernel.run(functools.partial(self.function, **converted), waiter=host)
         return encode_result(result)
 
@@ -77,4 +81,6 @@ def encode_result(result: object) -> str:
         return json.dumps(result, default=convert, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         message = str(error)
-    raise TypeError(message)  # here, so that no frames of the encoder are in the traceback
+    raise TypeError(
+        message
+    )  # here, so that no frames of the encoder are in the traceback

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from inferlet_py._host import ModelInfo, get_host
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Model", "available_models", "get_model"]
 

@@ -8,15 +8,17 @@ import importlib.machinery
 import importlib.util
 import linecache
 import marshal
-import os
 import sys
 import traceback
 import types
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from inferlet_py._inferlet import Inferlet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "Failure",
@@ -67,7 +69,7 @@ def _execute(source: SourceModule, module: types.ModuleType) -> None:
     linecache.cache[source.path] = (len(source.text), None, lines, source.path)
     code: types.CodeType
     if source.code:
-        code = marshal.loads(base64.b64decode(source.code))  # noqa: S302  # from `compile_module`
+        code = marshal.loads(base64.b64decode(source.code))  # from `compile_module`
     else:
         code = compile(source.text, source.path, "exec", dont_inherit=True)
     exec(code, module.__dict__)
@@ -82,11 +84,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None = None,  # noqa: ARG002  # the protocol's
-        target: types.ModuleType | None = None,  # noqa: ARG002  # the protocol's
+        path: Sequence[str] | None = None,  # the protocol's
+        target: types.ModuleType | None = None,  # the protocol's
     ) -> importlib.machinery.ModuleSpec | None:
         base = fullname.replace(".", "/")
-        for candidate, is_package in ((f"{base}/__init__.py", True), (f"{base}.py", False)):
+        for candidate, is_package in (
+            (f"{base}/__init__.py", True),
+            (f"{base}.py", False),
+        ):
             if candidate in self._modules:
                 return importlib.util.spec_from_loader(
                     fullname, self, origin=candidate, is_package=is_package
@@ -97,7 +102,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return spec
         return None
 
-    def create_module(self, _spec: importlib.machinery.ModuleSpec) -> None:
+    def create_module(
+        self,
+        spec: importlib.machinery.ModuleSpec,  # the protocol's
+    ) -> None:
         return None
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -121,11 +129,11 @@ def load_modules(entry: str, modules: Sequence[SourceModule]) -> types.ModuleTyp
     return loaded
 
 
-def import_file(path: str | os.PathLike[str]) -> types.ModuleType:
+def import_file(path: str | Path) -> types.ModuleType:
     """Import the entry module of a program from its file, as running natively does."""
-    folder, name = os.path.split(os.fspath(path))
-    sys.path.insert(0, os.path.abspath(folder))
-    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), path)
+    file = Path(path).resolve()
+    sys.path.insert(0, str(file.parent))
+    spec = importlib.util.spec_from_file_location(file.stem, path)
     assert spec is not None, "a path that ends in .py has a loader"
     assert spec.loader is not None, "a path that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
@@ -140,11 +148,12 @@ def find_inferlet(module: types.ModuleType) -> Inferlet[..., Any]:
     Raises:
         NoInferletError: There is none, or there are several.
     """
-    found = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, Inferlet) and value.function.__module__ == module.__name__
-    }
+    found: dict[str, Inferlet[..., Any]] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Inferlet):
+            candidate = cast("Inferlet[..., Any]", value)
+            if candidate.function.__module__ == module.__name__:  # not imported
+                found[name] = candidate
     if len(found) == 1:
         return next(iter(found.values()))
     where = getattr(module, "__file__", module.__name__)
@@ -152,7 +161,9 @@ def find_inferlet(module: types.ModuleType) -> Inferlet[..., Any]:
         raise NoInferletError(
             f"{where} has no inferlet: put @inferlet above the asynchronous function to run"
         )
-    raise NoInferletError(f"{where} has {len(found)} inferlets ({', '.join(found)}): keep one")
+    raise NoInferletError(
+        f"{where} has {len(found)} inferlets ({', '.join(found)}): keep one"
+    )
 
 
 def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Failure:
@@ -171,8 +182,8 @@ def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Fai
     return kind, str(error), "".join(report.format())
 
 
-_OUR_FOLDER = os.path.dirname(__file__)
-_IMPORTLIB = os.path.dirname(importlib.__file__)
+_OUR_FOLDER = str(Path(__file__).parent)
+_IMPORTLIB = str(Path(importlib.__file__).parent)
 
 
 def _keep_own_frames(

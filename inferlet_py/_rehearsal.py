@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from inferlet_py._host import Host, ModelInfo, connect
 from inferlet_py._models import forget_models
@@ -16,6 +15,9 @@ from inferlet_py._program import (
     find_inferlet,
     load_modules,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["rehearse"]
 
@@ -86,7 +88,9 @@ class _RehearsalHost:
     def forward_text(self, *_: Any) -> int:
         return next(self._tickets)
 
-    def take_forward(self, _ticket: int) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def take_forward(
+        self, _ticket: int
+    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
         return [1], [1, 2], [0.5, 0.5]
 
     def tokenize(self, *_: Any) -> Sequence[int]:
@@ -98,7 +102,9 @@ class _RehearsalHost:
     def _nothing(self, *_: Any) -> None:
         return
 
-    cancel = finish = create_queue = alloc_kvpage = dealloc_kvpage = fork_kvpage = _nothing
+    cancel = finish = create_queue = alloc_kvpage = dealloc_kvpage = fork_kvpage = (
+        _nothing
+    )
 
 
 def rehearse() -> None:

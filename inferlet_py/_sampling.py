@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from inferlet_py._host import SamplerValues
+if TYPE_CHECKING:
+    from inferlet_py._host import SamplerValues
 
 __all__ = ["Greedy", "MinP", "Multinomial", "Sampler", "TopK", "TopP"]
 

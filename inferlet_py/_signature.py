@@ -11,8 +11,10 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, cast
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Signature", "SignatureError", "WrongArgumentError"]
 
@@ -63,9 +65,12 @@ class Signature:
             hints = typing.get_type_hints(function)
         for name in self._names:
             if name not in hints:
-                raise SignatureError(f"parameter {name} has no type: write `{name}: str`")
+                raise SignatureError(
+                    f"parameter {name} has no type: write `{name}: str`"
+                )
         self._hints = {
-            name: type(None) if hints[name] is None else hints[name] for name in self._names
+            name: type(None) if hints[name] is None else hints[name]
+            for name in self._names
         }
 
     def documentation(self) -> str:
@@ -103,7 +108,11 @@ class Signature:
         """
         for name in arguments:
             if name not in self._hints:
-                takes = f"it takes {', '.join(self._names)}" if self._names else "it takes none"
+                takes = (
+                    f"it takes {', '.join(self._names)}"
+                    if self._names
+                    else "it takes none"
+                )
                 raise WrongArgumentError(f"there is no argument {name!r}: {takes}")
         for name in self._names:
             if name not in arguments and name not in self._defaults:
@@ -136,7 +145,7 @@ def _make_schema(hint: Any, where: str) -> Mapping[str, Any]:
     if hint is list or origin is list:
         return {"type": "array", "items": _make_schema(args[0], where) if args else {}}
     if hint is dict or (origin is dict and args[0] is str):
-        values = _make_schema(args[1], where) if args else {}
+        values: Mapping[str, Any] = _make_schema(args[1], where) if args else {}
         return {"type": "object", "additionalProperties": values}
     raise SignatureError(
         f"parameter {where} has the type {_name_of(hint)}, which an argument cannot have: "
@@ -165,11 +174,12 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     try:
         return _fit(value, hint)
     except _MismatchError:
+        kind = cast("object", type(value))
         shown = json.dumps(value, ensure_ascii=False)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise WrongArgumentError(
             f"argument {name!r}: expected {_name_of(hint)}, "
-            f"got {shown} ({_NAMES.get(type(value), type(value).__name__)})"
+            f"got {shown} ({_name_of(kind)})"
         ) from None
 
 
@@ -195,8 +205,10 @@ def _fit(value: Any, hint: Any) -> Any:
             except _MismatchError:
                 continue
         raise _MismatchError
-    if (hint is list or origin is list) and type(value) is list:
-        return [_fit(item, args[0]) for item in value] if args else value
-    if (hint is dict or origin is dict) and type(value) is dict:
-        return {k: _fit(v, args[1]) for k, v in value.items()} if args else value
+    if (hint is list or origin is list) and isinstance(value, list):
+        items = cast("list[object]", value)
+        return [_fit(item, args[0]) for item in items] if args else items
+    if (hint is dict or origin is dict) and isinstance(value, dict):
+        members = cast("dict[str, object]", value)
+        return {k: _fit(v, args[1]) for k, v in members.items()} if args else members
     raise _MismatchError

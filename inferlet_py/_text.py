@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from inferlet_py._models import Model
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferlet_py._models import Model
 
 __all__ = ["StopStrings", "TextDecoder"]
 

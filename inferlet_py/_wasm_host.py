@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from componentize_py_types import Err
 from wit_world.imports import (
@@ -18,6 +18,9 @@ from wit_world.imports import (
 
 from inferlet_py._errors import HostError, make_host_error
 from inferlet_py._host import ModelInfo, SamplerValues
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LEVELS = {
     "debug": runtime.Level.DEBUG,
@@ -163,7 +166,9 @@ class WasmHost:
             raise _raised(failure) from None
         return result.tokens, result.top_ids, result.top_probs
 
-    def tokenize(self, model: str, text: str, special: bool) -> Sequence[int]:  # noqa: FBT001  # the WIT's order
+    def tokenize(
+        self, model: str, text: str, special: bool
+    ) -> Sequence[int]:  # the WIT's order
         try:
             return tokenize.tokenize(model, text, special)
         except Err as failure:

@@ -10,13 +10,21 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
-from pie_trio.config import InstanceLimits, ModelConfig, WasmConfig, default_cache_directory
+from pie_trio.config import (
+    InstanceLimits,
+    ModelConfig,
+    WasmConfig,
+    default_cache_directory,
+)
 from pie_trio.errors import ConfigError, GuestFailedError, PieError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -42,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PieError as error:
         _complain(f"pie: {error}")
         return EXIT_FAILED
-    except Exception:
-        _complain(traceback.format_exc() + "pie: this is a bug of Pie; please report it")
+    except Exception:  # noqa: BLE001 - the last line of defence
+        _complain(
+            traceback.format_exc() + "pie: this is a bug of Pie; please report it"
+        )
         return EXIT_BUG
     except KeyboardInterrupt:
         _complain("pie: interrupted")
@@ -67,7 +77,7 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
         help="run a program here, with an engine of its own",
@@ -82,10 +92,17 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="run the program in this Python, without a sandbox: for pdb",
     )
     parser.add_argument(
-        "--warm", type=_count, default=0, metavar="N", help="guests to instantiate ahead of time"
+        "--warm",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="guests to instantiate ahead of time",
     )
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="end the program after this time"
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="end the program after this time",
     )
     parser.add_argument(
         "--memory",
@@ -94,15 +111,19 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="memory that the program may use (default: "
         f"{InstanceLimits().memory_bytes >> 20}; at most {WasmConfig().max_memory_bytes >> 20})",
     )
-    parser.add_argument("program", type=Path, help="a .py file, a folder with an app.py, or a .zip")
+    parser.add_argument(
+        "program", type=Path, help="a .py file, a folder with an app.py, or a .zip"
+    )
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="the program's own arguments"
     )
     parser.set_defaults(command=_run)
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("doctor", help="say what is there, what is missing, what to do")
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor", help="say what is there, what is missing, what to do"
+    )
     _add_model_options(parser)
     parser.set_defaults(command=_doctor)
 
@@ -115,7 +136,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a model in the Hugging Face layout; repeat for several, the first is the default "
         "(default: $PIE_MODEL)",
     )
-    parser.add_argument("--kv-pages", type=_count, metavar="N", help="KV pages of each model")
+    parser.add_argument(
+        "--kv-pages", type=_count, metavar="N", help="KV pages of each model"
+    )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "auto"],
@@ -123,7 +146,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="of weights and KV cache (default: float32)",
     )
     parser.add_argument(
-        "--threads", type=_count, metavar="N", help="CPU threads of a step (default: by model size)"
+        "--threads",
+        type=_count,
+        metavar="N",
+        help="CPU threads of a step (default: by model size)",
     )
     parser.add_argument(
         "--cache-dir",
@@ -181,7 +207,9 @@ def _run(options: argparse.Namespace) -> int:
         else:
             run_in_wasm(run)
     except Interrupted as interrupted:
-        _complain("pie: interrupted" if interrupted.number == SIGINT else "pie: terminated")
+        _complain(
+            "pie: interrupted" if interrupted.number == SIGINT else "pie: terminated"
+        )
         return EXIT_SIGNAL + interrupted.number
     return 0
 
@@ -189,5 +217,7 @@ def _run(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from pie_trio.application.doctor import examine, print_report
 
-    models = options.model or ([os.environ["PIE_MODEL"]] if "PIE_MODEL" in os.environ else [])
+    models = options.model or (
+        [os.environ["PIE_MODEL"]] if "PIE_MODEL" in os.environ else []
+    )
     return print_report(examine(models, options.cache_dir or default_cache_directory()))

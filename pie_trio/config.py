@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["ControlConfig", "InstanceLimits", "ModelConfig", "WasmConfig", "default_cache_directory"]
+__all__ = [
+    "ControlConfig",
+    "InstanceLimits",
+    "ModelConfig",
+    "WasmConfig",
+    "default_cache_directory",
+]
 
 
 def default_cache_directory() -> Path:

@@ -1,0 +1,1 @@
+"""The paper's application layer: what stands between users and the control layer."""

@@ -7,16 +7,18 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from pie_trio.errors import ConfigError, PieError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 __all__ = ["Finding", "examine", "print_report"]
 
@@ -123,12 +125,22 @@ def _examine_package(name: str, wanted: str | None, reason: str) -> Finding:
 def _examine_gpu() -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding("GPU", "absent", "no nvidia-smi", "none needed: torch runs on the CPU")
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        return Finding(
+            "GPU", "absent", "no nvidia-smi", "none needed: torch runs on the CPU"
+        )
+    query = [
+        tool,
+        "--query-gpu=name,memory.total,driver_version",
+        "--format=csv,noheader",
+    ]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            query, capture_output=True, text=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("GPU", "absent", f"nvidia-smi failed: {error}", "look at the driver")
+        return Finding(
+            "GPU", "absent", f"nvidia-smi failed: {error}", "look at the driver"
+        )
     return Finding("GPU", "ok", done.stdout.strip().replace("\n", "; "))
 
 
@@ -151,10 +163,14 @@ def _examine_cache(directory: Path) -> Finding:
         found = find_language_component(directory)
         if found is None:
             advice = "nothing: the first run builds it, in about 30 s"
-            return Finding("language component", "absent", f"not in {directory}", advice)
+            return Finding(
+                "language component", "absent", f"not in {directory}", advice
+            )
         if not cache.has(make_engine(WasmConfig()), found):
             advice = "nothing: the first run compiles it, in about 10 s"
-            return Finding("language component", "absent", f"{found}, not compiled", advice)
+            return Finding(
+                "language component", "absent", f"{found}, not compiled", advice
+            )
         return Finding("language component", "ok", f"built and compiled in {directory}")
 
     return _explain("language component", look)
@@ -170,7 +186,9 @@ def _examine_model(text: str) -> Finding:
             return Finding("model", "wrong", f"{text}: {error}", "install torch first")
         config = parse_model(text)
         found = read_model_directory(config.directory)
-        size = sum(path.stat().st_size for path in config.directory.glob("*.safetensors"))
+        size = sum(
+            path.stat().st_size for path in config.directory.glob("*.safetensors")
+        )
         return Finding(
             f"model {config.name}",
             "ok",

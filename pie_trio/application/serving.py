@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.control.served_model import ServedModel, open_served_model
-from pie_trio.engine_api import Engine, Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from pie_trio.config import ControlConfig, InstanceLimits
+    from pie_trio.engine_api import Engine, Tokenizer
 
 __all__ = ["LoadedEngine", "open_models"]
 

@@ -1,0 +1,1 @@
+"""The control layer: decisions on plain data; no torch, no wasmtime."""

@@ -48,12 +48,8 @@ class Batcher:
         config: ControlConfig,
         send: trio.MemorySendChannel[Command],
     ) -> None:
-        self.engine, self.pool, self.rendezvous, self.config = (
-            engine,
-            pool,
-            rendezvous,
-            config,
-        )
+        self.engine, self.pool = engine, pool
+        self.rendezvous, self.config = rendezvous, config
         self.num_steps = 0
         self.last_step_at = float("-inf")
         self._send = send

@@ -48,7 +48,9 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
         loaded = LoadedEngine(engine or FakeEngine(), FakeTokenizer())
         instance_limits = InstanceLimits(**limits)
         async with (
-            open_models([loaded], control or ControlConfig(), instance_limits) as models,
+            open_models(
+                [loaded], control or ControlConfig(), instance_limits
+            ) as models,
             open_launcher(
                 language, models, instance_limits, num_warm=num_warm
             ) as launcher,

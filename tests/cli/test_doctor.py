@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.cli.conftest import Pie
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Pie
 
 
 def test_a_working_installation_is_reported_as_such(
@@ -12,7 +15,14 @@ def test_a_working_installation_is_reported_as_such(
 ) -> None:
     done = pie("doctor", "--model", random_model)
     assert done.code == 0, done.out
-    for word in ("Python", "torch", "wasmtime", "FlashInfer", "GPU", "language component"):
+    for word in (
+        "Python",
+        "torch",
+        "wasmtime",
+        "FlashInfer",
+        "GPU",
+        "language component",
+    ):
         assert word in done.out
     assert "LlamaForCausalLM" in done.out
 

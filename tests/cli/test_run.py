@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.conftest import LIMIT_SECONDS, ROOT, Pie
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXAMPLE = "examples/text_completion"
 HEADER = "from inferlet_py import *\nimport os, sys, time\n\n@inferlet\n"
@@ -85,7 +88,9 @@ def test_wrong_arguments_are_usage_errors(
     pie: Pie, random_model: Path, tmp_path: Path, flags: list[str], message: str
 ) -> None:
     program = write_program(
-        tmp_path, "return n", 'n: int, kind: __import__("typing").Literal["a", "b"] = "a"'
+        tmp_path,
+        "return n",
+        'n: int, kind: __import__("typing").Literal["a", "b"] = "a"',
     )
     done = pie("run", "--model", random_model, program, *flags)
     assert done.code == 2
@@ -201,7 +206,8 @@ def test_several_models_are_chosen_by_name(
     pie: Pie, random_model: Path, tmp_path: Path
 ) -> None:
     program = write_program(
-        tmp_path, "async with Context('two') as c:\n    return [available_models(), c.model.name]"
+        tmp_path,
+        "async with Context('two') as c:\n    return [available_models(), c.model.name]",
     )
     done = pie(
         *("run", "--model", f"one={random_model}", "--model", f"two={random_model}"),
@@ -223,7 +229,9 @@ def test_too_small_a_cache_is_an_error_of_the_program(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
-@pytest.mark.parametrize("body", ["while True: pass", "time.sleep(1e6)", "await sleep(1e6)"])
+@pytest.mark.parametrize(
+    "body", ["while True: pass", "time.sleep(1e6)", "await sleep(1e6)"]
+)
 def test_a_signal_ends_a_program_wherever_it_stands(
     random_model: Path,
     tmp_path: Path,
@@ -298,7 +306,16 @@ def test_a_debugger_stops_in_a_native_program(
 ) -> None:
     program = write_program(tmp_path, "secret = 41\nbreakpoint()\nreturn secret + 1")
     process = subprocess.run(
-        [sys.executable, "-m", "pie_trio", "run", "--native", "--model", random_model, program],
+        [
+            sys.executable,
+            "-m",
+            "pie_trio",
+            "run",
+            "--native",
+            "--model",
+            random_model,
+            program,
+        ],
         cwd=ROOT,
         input="p secret\nc\n",
         capture_output=True,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["InstanceLog", "LogLine"]
 
@@ -33,7 +36,9 @@ class InstanceLog:
         on_line: Is told each line as it comes.
     """
 
-    def __init__(self, *, max_bytes: int, on_line: Callable[[LogLine], None] | None = None) -> None:
+    def __init__(
+        self, *, max_bytes: int, on_line: Callable[[LogLine], None] | None = None
+    ) -> None:
         self.max_bytes = max_bytes
         self.lines: deque[LogLine] = deque()
         self.num_dropped = 0

@@ -5,8 +5,7 @@ One entry a function of ``inferlet_py/wit``; a test checks that none is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +28,9 @@ from pie_trio.application.wasm.values import (
     Result,
     Unit,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["API_VERSION", "FAILURE", "make_interfaces", "make_source_interface"]
 
@@ -101,7 +103,9 @@ def make_interfaces() -> list[HostInterface]:
         _interface(
             "models",
             {
-                "available-models": HostFunction(Session.available_models, (), List(STRING)),
+                "available-models": HostFunction(
+                    Session.available_models, (), List(STRING)
+                ),
                 "get-model": _fallible(Session.get_model, MODEL_INFO, STRING),
             },
         ),
@@ -117,21 +121,29 @@ def make_interfaces() -> list[HostInterface]:
             "allocate",
             {
                 "alloc-kvpage": _fallible(Session.alloc_kvpage, Unit(), U32, HANDLES),
-                "dealloc-kvpage": _fallible(Session.dealloc_kvpage, Unit(), U32, HANDLES),
-                "fork-kvpage": _fallible(Session.fork_kvpage, Unit(), U32, HANDLES, HANDLES),
+                "dealloc-kvpage": _fallible(
+                    Session.dealloc_kvpage, Unit(), U32, HANDLES
+                ),
+                "fork-kvpage": _fallible(
+                    Session.fork_kvpage, Unit(), U32, HANDLES, HANDLES
+                ),
             },
         ),
         _interface(
             "forward",
             {
-                "forward-text": _fallible(Session.forward_text, U32, U32, FORWARD_REQUEST),
+                "forward-text": _fallible(
+                    Session.forward_text, U32, U32, FORWARD_REQUEST
+                ),
                 "take-forward": _waiting(Session.take_forward, FORWARD_RESULT, U32),
             },
         ),
         _interface(
             "tokenize",
             {
-                "tokenize": _fallible(Session.tokenize, Array(U32), STRING, STRING, BOOL),
+                "tokenize": _fallible(
+                    Session.tokenize, Array(U32), STRING, STRING, BOOL
+                ),
                 "detokenize": _fallible(Session.detokenize, STRING, STRING, HANDLES),
                 "get-vocabs": _fallible(Session.get_vocabs, List(Array(U8)), STRING),
             },
@@ -141,7 +153,9 @@ def make_interfaces() -> list[HostInterface]:
 
 def make_source_interface(get_program: Callable[[Any], Any]) -> HostInterface:
     """Return what the language component imports besides, to get its program."""
-    return _interface("source", {"get-program": HostFunction(get_program, (), PROGRAM, waits=True)})
+    return _interface(
+        "source", {"get-program": HostFunction(get_program, (), PROGRAM, waits=True)}
+    )
 
 
 def _interface(name: str, functions: Mapping[str, HostFunction]) -> HostInterface:
@@ -154,5 +168,7 @@ def _fallible(
     return HostFunction(call, params, Result(ok, ERROR))
 
 
-def _waiting(call: Callable[..., Any], ok: Codec[Any] | Unit, *params: Codec[Any]) -> HostFunction:
+def _waiting(
+    call: Callable[..., Any], ok: Codec[Any] | Unit, *params: Codec[Any]
+) -> HostFunction:
     return HostFunction(call, params, Result(ok, ERROR), waits=True)

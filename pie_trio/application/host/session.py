@@ -83,7 +83,7 @@ class Session:
         self._timers: dict[int, float] = {}
         self._next_timer = 1
 
-    # ---- life cycle ------------------------------------------------------------------------
+    # ---- life cycle ------------------------------------------------------------------
 
     def settle(self) -> None:
         """Note that the guest waits, computes for long, or has ended: batches need not wait."""
@@ -110,7 +110,7 @@ class Session:
         for model in self.models.values():
             model.rendezvous.expect(self)
 
-    # ---- runtime ---------------------------------------------------------------------------
+    # ---- runtime ---------------------------------------------------------------------
 
     def get_version(self) -> str:
         """Return the version of the server."""
@@ -132,7 +132,7 @@ class Session:
         """Append a text to the instance's log."""
         self.log.write(level, text)
 
-    # ---- messaging -------------------------------------------------------------------------
+    # ---- messaging -------------------------------------------------------------------
 
     def send(self, message: Message) -> int | None:
         """Send a message to the client; return a ticket if it waits for room."""
@@ -149,7 +149,7 @@ class Session:
         """Send bytes; see :meth:`send`."""
         return self.send(data.tobytes())
 
-    # ---- tickets ---------------------------------------------------------------------------
+    # ---- tickets ---------------------------------------------------------------------
 
     def wait(self, tickets: list[int], deadline: float | None) -> list[int] | Waiting:
         """Wait until one of the tickets is ready; return those that are."""
@@ -187,7 +187,7 @@ class Session:
         """Withdraw a command that has not started, and close its ticket."""
         self.tickets.cancel(ticket)
 
-    # ---- models ----------------------------------------------------------------------------
+    # ---- models ----------------------------------------------------------------------
 
     def available_models(self) -> list[str]:
         """Return the names of all models, the default one first."""
@@ -222,7 +222,7 @@ class Session:
                 f"there is no model {name!r}: the server has {', '.join(self.models)}"
             ) from None
 
-    # ---- queues ----------------------------------------------------------------------------
+    # ---- queues ----------------------------------------------------------------------
 
     def create_queue(self, queue: int, model: str) -> None:
         """Open a queue on a model under an unused number."""
@@ -242,7 +242,7 @@ class Session:
         take_away = found.synchronize(lambda: self.tickets.complete(ticket, None))
         return ticket
 
-    # ---- allocate --------------------------------------------------------------------------
+    # ---- allocate --------------------------------------------------------------------
 
     def alloc_kvpage(self, queue: int, pages: list[int]) -> None:
         """Allocate a page under each of these unused numbers."""
@@ -278,7 +278,7 @@ class Session:
         model = self.queues.get(queue).model
         return model, self.pages[model.info.name]
 
-    # ---- forward ---------------------------------------------------------------------------
+    # ---- forward ---------------------------------------------------------------------
 
     def forward_text(self, queue: int, request: Sequence[Any]) -> int:
         """Enqueue a forward and return its ticket."""
@@ -343,7 +343,7 @@ class Session:
             result.top_probs.ravel(),
         )
 
-    # ---- tokenize --------------------------------------------------------------------------
+    # ---- tokenize --------------------------------------------------------------------
 
     def tokenize(self, model: str, text: str, special: bool) -> NDArray[np.int32]:
         """Return the token ids of a text."""
@@ -365,7 +365,7 @@ class Session:
             for t in self._model(model).tokenizer.vocabulary()
         ]
 
-    # ---- WASI ------------------------------------------------------------------------------
+    # ---- WASI ------------------------------------------------------------------------
 
     def write_output(self, stream: int, data: bytes) -> None:
         """Append what the program printed to its log."""

@@ -1,0 +1,1 @@
+"""Programs by content hash, and instances from launch to end."""

@@ -6,10 +6,8 @@ import itertools
 import json
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -22,15 +20,20 @@ from pie_trio.application.host.interfaces import (
 )
 from pie_trio.application.host.session import Launch, Session
 from pie_trio.application.lifecycle.background import BackgroundShare
-from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.fiber import Fiber
 from pie_trio.application.wasm.linking import PARKED
-from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.application.wasm.values import STRING, List, Result, ResultValue
-from pie_trio.config import InstanceLimits
-from pie_trio.control.served_model import ServedModel
 from pie_trio.errors import BadArgumentError, GuestFailedError, TimedOutError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
+    from pie_trio.config import InstanceLimits
+    from pie_trio.control.served_model import ServedModel
 
 __all__ = ["Instance", "Launcher", "link_language", "open_launcher"]
 
@@ -77,7 +80,9 @@ class _GuestHost(Session):
     def get_program(self) -> tuple[str, list[tuple[str, str, str]]]:
         codes = self.code or [""] * len(self.program.modules)
         modules = zip(self.program.modules.items(), codes, strict=True)
-        return self.program.entry, [(path, text, code) for (path, text), code in modules]
+        return self.program.entry, [
+            (path, text, code) for (path, text), code in modules
+        ]
 
 
 class _Observer:
@@ -129,7 +134,9 @@ class Instance:
         Raises:
             GuestFailedError: The program cannot be loaded.
         """
-        description: dict[str, Any] = json.loads(await self._launcher.run(self.session, "describe"))
+        description: dict[str, Any] = json.loads(
+            await self._launcher.run(self.session, "describe")
+        )
         return description
 
 
@@ -203,9 +210,13 @@ class Launcher:
             with self._take_guest(export) as fiber:
                 fiber.host = session
                 fiber.observer = _Observer(session, self._background)
-                with trio.move_on_after(self.limits.wall_seconds or float("inf")) as scope:
+                with trio.move_on_after(
+                    self.limits.wall_seconds or float("inf")
+                ) as scope:
                     return await self._run_fiber(fiber, export)
-            assert scope.cancelled_caught, "the block is left by returning or by its deadline"
+            assert scope.cancelled_caught, (
+                "the block is left by returning or by its deadline"
+            )
             raise TimedOutError(
                 f"the program ran for {self.limits.wall_seconds:g} s, which is its limit"
             )
@@ -252,7 +263,9 @@ class Launcher:
                 await fiber.instantiate()
                 fiber.start(PROGRAM_INTERFACE, "run")
                 is_parked = await fiber.park()
-                assert is_parked, "a guest asks for its program before it does anything else"
+                assert is_parked, (
+                    "a guest asks for its program before it does anything else"
+                )
             except BaseException:
                 fiber.close()
                 raise
@@ -276,7 +289,10 @@ def link_language(runtime: WasmRuntime, path: Path) -> LinkedComponent:
 
     Milliseconds if it is in the cache, seconds if it must be compiled first.
     """
-    interfaces = [*make_interfaces(), make_source_interface(lambda host: host.get_program())]
+    interfaces = [
+        *make_interfaces(),
+        make_source_interface(lambda host: host.get_program()),
+    ]
     return runtime.link(runtime.compile(path), interfaces)
 
 

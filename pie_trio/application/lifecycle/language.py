@@ -65,7 +65,10 @@ def build_language_component(cache_directory: Path) -> Path:
             shutil.copy(path, sdk)
         (folder / f"{APP_MODULE}.py").write_text(APP)
         built = folder / "language.wasm"
-        environment = {**os.environ, "RUST_BACKTRACE": "0"}  # its own says nothing of Python
+        environment = {
+            **os.environ,
+            "RUST_BACKTRACE": "0",
+        }  # its own says nothing of Python
         command = [
             *(sys.executable, "-c", RUN_COMPONENTIZE),
             *("-d", str(SDK / "wit"), "-w", "language"),
@@ -76,7 +79,9 @@ def build_language_component(cache_directory: Path) -> Path:
         )
         if done.returncode != 0 or not built.exists():
             output = (done.stderr or done.stdout).strip()
-            raise CacheError(f"componentize-py could not build the language component:\n{output}")
+            raise CacheError(
+                f"componentize-py could not build the language component:\n{output}"
+            )
         write_whole(target, built.read_bytes())
     for old in cache_directory.glob("language-*.wasm"):
         if old != target:

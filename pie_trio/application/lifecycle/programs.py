@@ -6,11 +6,14 @@ import hashlib
 import io
 import tokenize
 import zipfile
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pie_trio.errors import ProgramError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["SourceProgram", "load_program"]
 
@@ -80,16 +83,22 @@ def _read_zip(path: Path) -> Iterable[tuple[str, bytes]]:
                 if item.is_dir() or not item.filename.endswith(".py"):
                     continue
                 if item.file_size > MAX_SOURCE_BYTES:
-                    raise ProgramError(f"{item.filename} in {path} is too large for a program")
+                    raise ProgramError(
+                        f"{item.filename} in {path} is too large for a program"
+                    )
                 yield _checked_path(item.filename, path), archive.read(item)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ProgramError(f"{path} is no zip archive that can be read: {error}") from error
+        raise ProgramError(
+            f"{path} is no zip archive that can be read: {error}"
+        ) from error
 
 
 def _checked_path(name: str, archive: Path) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise ProgramError(f"{archive} holds {name!r}, which is a path outside of the archive")
+        raise ProgramError(
+            f"{archive} holds {name!r}, which is a path outside of the archive"
+        )
     return path.as_posix()
 
 
@@ -126,5 +135,9 @@ def _find_entry(name: str, modules: Mapping[str, str]) -> str:
         return top[0]
     raise ProgramError(
         f"{name} has no {DEFAULT_ENTRY}: name the module to run that"
-        + (f" (it has {', '.join(sorted(top))})" if top else " (it has no Python modules)")
+        + (
+            f" (it has {', '.join(sorted(top))})"
+            if top
+            else " (it has no Python modules)"
+        )
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["parse_program_arguments"]
 
@@ -36,7 +38,11 @@ def parse_program_arguments(
 
 
 def _add(
-    parser: argparse.ArgumentParser, name: str, schema: Mapping[str, Any], *, is_required: bool
+    parser: argparse.ArgumentParser,
+    name: str,
+    schema: Mapping[str, Any],
+    *,
+    is_required: bool,
 ) -> None:
     settings: dict[str, Any] = {"dest": name, "required": is_required}
     kind = _kind(schema)

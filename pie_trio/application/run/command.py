@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Generator,
-    Mapping,
-    Sequence,
-)
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
-from pie_trio.application.host.session import Session
 from pie_trio.application.lifecycle.instances import link_language, open_launcher
 from pie_trio.application.lifecycle.programs import SourceProgram, load_program
 from pie_trio.application.run.arguments import parse_program_arguments
@@ -29,6 +19,19 @@ from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, ModelConfig, WasmConfig
 from pie_trio.errors import InferletError
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Generator,
+        Mapping,
+        Sequence,
+    )
+    from pathlib import Path
+
+    from pie_trio.application.host.session import Session
 
 __all__ = [
     "Interrupted",
@@ -87,7 +90,9 @@ def run_in_wasm(options: RunOptions) -> None:
     """
     program = load_program(options.program)
     path = prepare_language(options.wasm)
-    with WasmRuntime(options.wasm, CompileCache(options.wasm.cache_directory)) as runtime:
+    with WasmRuntime(
+        options.wasm, CompileCache(options.wasm.cache_directory)
+    ) as runtime:
         language = link_language(runtime, path)
         description = run_trio(_describe, language, program, options)
         arguments = parse_program_arguments(
@@ -114,7 +119,9 @@ async def _run(
     async with (
         watch_signals(),
         open_models(engines, options.control, options.limits) as models,
-        open_launcher(language, models, options.limits, num_warm=options.num_warm) as launcher,
+        open_launcher(
+            language, models, options.limits, num_warm=options.num_warm
+        ) as launcher,
     ):
         await launcher.compile(program)
         instance = launcher.prepare(program, arguments, on_log=print_log)
@@ -125,7 +132,7 @@ async def _run(
 def load_engines(models: Sequence[ModelConfig]) -> Generator[Sequence[LoadedEngine]]:
     """Load models and close their engines at the end."""
     with ExitStack() as stack:
-        engines = []
+        engines: list[LoadedEngine] = []
         for model in models:
             engines.append(load_engine(model))
             stack.callback(engines[-1].engine.close)
@@ -143,7 +150,8 @@ def run_trio(main: Callable[..., Awaitable[T]], *args: Any) -> T:
 def first_leaf(error: BaseException) -> BaseException:
     """Return the first error in a group that is no group itself."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        error = group.exceptions[0]
     return error
 
 
@@ -177,7 +185,10 @@ async def serve_terminal(session: Session, run: Callable[[], Awaitable[str]]) ->
     async def drain() -> None:
         while messages := await session.outbox.take():
             await trio.to_thread.run_sync(
-                printer.print_messages, messages, abandon_on_cancel=True, limiter=limiter
+                printer.print_messages,
+                messages,
+                abandon_on_cancel=True,
+                limiter=limiter,
             )
 
     limiter = trio.CapacityLimiter(1)

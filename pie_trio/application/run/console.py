@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pie_trio.application.host.instance_log import LogLine
-from pie_trio.control.outbox import Message
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from pie_trio.application.host.instance_log import LogLine
+    from pie_trio.control.outbox import Message
 
 __all__ = ["MessagePrinter", "long_step", "print_log"]
 
@@ -53,7 +55,11 @@ class MessagePrinter:
         self.end_line()
         if result is None:
             return
-        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        text = (
+            result
+            if isinstance(result, str)
+            else json.dumps(result, ensure_ascii=False)
+        )
         self._out.write(text + "\n")
         self._out.flush()
 
@@ -72,11 +78,15 @@ def long_step(label: str, *, estimate_seconds: float) -> Generator[None]:
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        console.print(f"{label} (about {estimate_seconds:.0f} s, once) ...", highlight=False)
+        console.print(
+            f"{label} (about {estimate_seconds:.0f} s, once) ...", highlight=False
+        )
         yield
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with _EstimatedProgress(*columns, console=console, refresh_per_second=10) as progress:
+    with _EstimatedProgress(
+        *columns, console=console, refresh_per_second=10
+    ) as progress:
         progress.estimate_seconds = estimate_seconds
         progress.add_task(f"{label} (about {estimate_seconds:.0f} s, once)", total=1.0)
         yield
@@ -88,7 +98,7 @@ class _EstimatedProgress(Progress):
 
     estimate_seconds = 1.0
 
-    def get_renderables(self):  # type: ignore[no-untyped-def]  # rich's own signature is long
+    def get_renderables(self) -> Iterable[RenderableType]:
         for task in self.tasks:
             if not task.finished:
                 elapsed = task.elapsed or 0.0

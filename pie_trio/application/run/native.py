@@ -10,9 +10,8 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -34,6 +33,9 @@ from pie_trio.application.run.console import print_log
 from pie_trio.application.run.native_host import NativeHost
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.errors import GuestFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["run_natively"]
 
@@ -108,7 +110,9 @@ class _Service:
         self._ready.wait()
         if self._host is None:
             self._join()
-        assert self._host is not None, "without a host the thread has failed, and that was raised"
+        assert self._host is not None, (
+            "without a host the thread has failed, and that was raised"
+        )
         return self._host
 
     def __exit__(self, *_: object) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import trio
 
 from inferlet_py._errors import make_host_error
 from inferlet_py._host import ModelInfo, SamplerValues
-from pie_trio.application.host.session import Session
 from pie_trio.application.waiting import Waiting
 from pie_trio.errors import EngineError, InferletError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pie_trio.application.host.session import Session
 
 __all__ = ["NativeHost"]
 
@@ -128,7 +131,9 @@ class NativeHost:
     def dealloc_kvpage(self, queue: int, pages: Sequence[int]) -> None:
         self._call(self._session.dealloc_kvpage, queue, list(pages))
 
-    def fork_kvpage(self, queue: int, sources: Sequence[int], targets: Sequence[int]) -> None:
+    def fork_kvpage(
+        self, queue: int, sources: Sequence[int], targets: Sequence[int]
+    ) -> None:
         self._call(self._session.fork_kvpage, queue, list(sources), list(targets))
 
     def forward_text(
@@ -156,12 +161,16 @@ class NativeHost:
         ticket: int = self._call(self._session.forward_text, queue, request)
         return ticket
 
-    def take_forward(self, ticket: int) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def take_forward(
+        self, ticket: int
+    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
         tokens, top_ids, top_probs = self._call(self._session.take_forward, ticket)
         return tokens, top_ids.tolist(), top_probs.tolist()
 
-    def tokenize(self, model: str, text: str, special: bool) -> Sequence[int]:  # noqa: FBT001 - the WIT's order
-        tokens: list[int] = self._call(self._session.tokenize, model, text, special).tolist()
+    def tokenize(self, model: str, text: str, special: bool) -> Sequence[int]:
+        tokens: list[int] = self._call(
+            self._session.tokenize, model, text, special
+        ).tolist()
         return tokens
 
     def detokenize(self, model: str, tokens: Sequence[int]) -> str:
@@ -169,4 +178,6 @@ class NativeHost:
         return text
 
     def get_vocabs(self, model: str) -> Sequence[bytes]:
-        return [token.tobytes() for token in self._call(self._session.get_vocabs, model)]
+        return [
+            token.tobytes() for token in self._call(self._session.get_vocabs, model)
+        ]

@@ -16,7 +16,13 @@ from pie_trio.application.wasm.runtime import make_engine
 from pie_trio.config import ModelConfig, WasmConfig
 from pie_trio.errors import ConfigError
 
-__all__ = ["default_model", "load_engine", "parse_model", "prepare_language", "prepare_torch"]
+__all__ = [
+    "default_model",
+    "load_engine",
+    "parse_model",
+    "prepare_language",
+    "prepare_torch",
+]
 
 BUILD_SECONDS = 20.0
 COMPILE_SECONDS = 10.0
@@ -105,7 +111,9 @@ def _num_threads(config: ModelConfig) -> int | None:
     """
     if config.num_threads is not None:
         return config.num_threads
-    weights = sum(path.stat().st_size for path in config.directory.glob("*.safetensors"))
+    weights = sum(
+        path.stat().st_size for path in config.directory.glob("*.safetensors")
+    )
     return 1 if weights < SMALL_MODEL_BYTES else None
 
 
@@ -118,10 +126,14 @@ def prepare_language(wasm: WasmConfig) -> Path:
     cache = CompileCache(wasm.cache_directory)
     path = find_language_component(wasm.cache_directory)
     if path is None:
-        with long_step("building the language component", estimate_seconds=BUILD_SECONDS):
+        with long_step(
+            "building the language component", estimate_seconds=BUILD_SECONDS
+        ):
             path = build_language_component(wasm.cache_directory)
     engine = make_engine(wasm)
     if not cache.has(engine, path):
-        with long_step("compiling the language component", estimate_seconds=COMPILE_SECONDS):
+        with long_step(
+            "compiling the language component", estimate_seconds=COMPILE_SECONDS
+        ):
             cache.load(engine, path)
     return path

@@ -1,0 +1,1 @@
+"""The only place that knows wasmtime: fibers, values, WASI, the compiled cache."""

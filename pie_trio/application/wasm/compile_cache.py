@@ -96,7 +96,9 @@ class CompileCache:
             return found
         compiled = component.Component.from_file(engine, str(wasm))  # releases the GIL
         write_whole(path, bytes(compiled.serialize()))
-        return component.Component.deserialize_file(engine, str(path))  # mapped, not copied
+        return component.Component.deserialize_file(
+            engine, str(path)
+        )  # mapped, not copied
 
     def _find(self, engine: Engine, path: Path) -> component.Component | None:
         if path.exists():
@@ -106,6 +108,11 @@ class CompileCache:
 
     def _path_of(self, wasm: Path) -> Path:
         digest = hashlib.sha256(wasm.read_bytes())
-        for part in (version("wasmtime"), platform.system(), platform.machine(), _processor()):
+        for part in (
+            version("wasmtime"),
+            platform.system(),
+            platform.machine(),
+            _processor(),
+        ):
             digest.update(part.encode() + b"\0")
         return self.directory / f"{digest.hexdigest()[:32]}.cwasm"

@@ -16,12 +16,12 @@ from wasmtime import Store, WasmtimeError
 from wasmtime import _ffi as ffi
 
 from pie_trio.application.wasm.linking import PARKED
-from pie_trio.application.wasm.values import Codec
 from pie_trio.errors import EngineError, GuestTrappedError, InferletError
 
 if TYPE_CHECKING:
     from pie_trio.application.wasm.linking import PendingCall
     from pie_trio.application.wasm.runtime import LinkedComponent
+    from pie_trio.application.wasm.values import Codec
 
 __all__ = ["Fiber", "FiberObserver"]
 
@@ -59,7 +59,9 @@ class Fiber:
         error: What a host function raised that is not the guest's to see.
     """
 
-    def __init__(self, linked: LinkedComponent, host: Any, *, memory_bytes: int) -> None:
+    def __init__(
+        self, linked: LinkedComponent, host: Any, *, memory_bytes: int
+    ) -> None:
         self.linked = linked
         self.host = host
         self.pending: PendingCall | None = None
@@ -109,10 +111,18 @@ class Fiber:
             GuestTrappedError: The component has no such export.
         """
         assert self._future is None, "a guest runs one call at a time"
-        self._function = self._find_export(interface, name)  # read when the future is polled
+        self._function = self._find_export(
+            interface, name
+        )  # read when the future is polled
         self._error = ctypes.POINTER(ffi.wasmtime_error_t)()
         self._future = ffi.wasmtime_component_func_call_async(
-            byref(self._function), self.context, None, 0, self._results, 1, byref(self._error)
+            byref(self._function),
+            self.context,
+            None,
+            0,
+            self._results,
+            1,
+            byref(self._error),
         )
 
     async def park(self) -> bool:
@@ -145,7 +155,7 @@ class Fiber:
         index: Any = None
         for part in (interface, name):
             raw = part.encode()
-            found = ffi.wasmtime_component_instance_get_export_index(
+            found: Any = ffi.wasmtime_component_instance_get_export_index(
                 byref(self._instance), self.context, index, raw, len(raw)
             )
             if index is not None:
@@ -166,8 +176,15 @@ class Fiber:
 
     async def _drive(self, *, until_parked: bool = False) -> bool:
         """Poll until the call ends; return whether it was parked instead."""
-        poll, runtime, context = ffi.wasmtime_call_future_poll, self.linked.runtime, self.context
-        set_deadline, slice_ticks = ffi.wasmtime_context_set_epoch_deadline, runtime.slice_ticks
+        poll, runtime, context = (
+            ffi.wasmtime_call_future_poll,
+            self.linked.runtime,
+            self.context,
+        )
+        set_deadline, slice_ticks = (
+            ffi.wasmtime_context_set_epoch_deadline,
+            runtime.slice_ticks,
+        )
         is_parked = False
         try:
             while True:

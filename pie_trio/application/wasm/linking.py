@@ -8,7 +8,6 @@ error to wasmtime; the task that drives the fiber re-raises it once the trap has
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,8 @@ from pie_trio.application.wasm.values import (
 from pie_trio.errors import EngineError, InferletError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
     from pie_trio.application.wasm.fiber import Fiber
 
 __all__ = ["ERROR", "HostFunction", "HostInterface", "HostLinker"]
@@ -209,7 +210,9 @@ class HostLinker:
             kind = ffi.wasmtime_component_func_callback_t
         self._keep_alive.append(callback)
         typed = ctypes.cast(callback, kind)
-        error = add(instance.ptr(), buffer, len(raw_name), typed, None, _NO_FINALIZER)
+        error: Any = add(
+            instance.ptr(), buffer, len(raw_name), typed, None, _NO_FINALIZER
+        )
         if error:
             raise WasmtimeError._from_ptr(error)
 
@@ -219,13 +222,21 @@ class HostLinker:
         is_fallible = isinstance(result, Result)
 
         def callback(
-            _env: int, _context: int, _type: int, args: int, _nargs: int, results: int, _nresults: int
+            _env: int,
+            _context: int,
+            _type: int,
+            args: int,
+            _nargs: int,
+            results: int,
+            _nresults: int,
         ) -> int:
             fiber = current()
             try:
                 value: Any
                 try:
-                    value = call(fiber.host, *[lift(args + offset) for lift, offset in params])
+                    value = call(
+                        fiber.host, *[lift(args + offset) for lift, offset in params]
+                    )
                     if is_fallible and not isinstance(value, ResultValue):
                         value = ResultValue(is_ok=True, value=value)
                 except (InferletError, EngineError) as error:
@@ -264,8 +275,10 @@ class HostLinker:
             else:
                 pending.answer(fiber.host, arguments)
             fiber.pending = pending
-            slot = ffi.wasmtime_async_continuation_t.from_address(continuation)
-            ctypes.c_void_p.from_address(ctypes.addressof(slot)).value = continue_address
+            slot: Any = ffi.wasmtime_async_continuation_t.from_address(continuation)
+            ctypes.c_void_p.from_address(
+                ctypes.addressof(slot)
+            ).value = continue_address
             slot.env = None
             slot.finalizer = _NO_FINALIZER
 

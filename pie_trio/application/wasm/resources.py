@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from ctypes import byref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmtime import _ffi as ffi
 
-from pie_trio.application.wasm.values import PAYLOAD
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Borrow", "Own"]
 
@@ -30,7 +30,7 @@ class Borrow:
     def lift(self, address: int) -> int:
         value = ffi.wasmtime_component_val_t.from_address(address)
         out = ctypes.POINTER(ffi.wasmtime_component_resource_host_t)()
-        error = ffi.wasmtime_component_resource_any_to_host(
+        error: Any = ffi.wasmtime_component_resource_any_to_host(
             self.get_context(), value.of.resource, byref(out)
         )
         assert not error, "the WIT type makes sure that it is a host resource"
@@ -59,7 +59,7 @@ class Own:
     def lower(self, address: int, value: int) -> None:
         host = ffi.wasmtime_component_resource_host_new(True, value, self.kind)
         out = ctypes.POINTER(ffi.wasmtime_component_resource_any_t)()
-        error = ffi.wasmtime_component_resource_host_to_any(
+        error: Any = ffi.wasmtime_component_resource_host_to_any(
             self.get_context(), host, byref(out)
         )
         ffi.wasmtime_component_resource_host_delete(host)

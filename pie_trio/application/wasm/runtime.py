@@ -7,19 +7,23 @@ host and mapped from the cache after that.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from wasmtime import Config, Engine, component
 from wasmtime import _ffi as ffi
 
-from pie_trio.application.wasm.compile_cache import CompileCache
-from pie_trio.application.wasm.fiber import Fiber
 from pie_trio.application.wasm.linking import HostInterface, HostLinker
 from pie_trio.application.wasm.wasi import make_wasi
-from pie_trio.config import WasmConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from pie_trio.application.wasm.compile_cache import CompileCache
+    from pie_trio.application.wasm.fiber import Fiber
+    from pie_trio.config import WasmConfig
 
 __all__ = ["LinkedComponent", "WasmRuntime", "make_engine"]
 
@@ -51,7 +55,9 @@ class WasmRuntime:
         self._cache = cache
         self.current: Fiber | None = None
         self._is_closed = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, name="pie-epoch", daemon=True)
+        self._ticker = threading.Thread(
+            target=self._tick, name="pie-epoch", daemon=True
+        )
 
     def __enter__(self) -> WasmRuntime:
         self._ticker.start()
@@ -80,7 +86,9 @@ class WasmRuntime:
         return LinkedComponent(self, compiled, linker)
 
     def _get_current(self) -> Fiber:
-        assert self.current is not None, "host calls come from a fiber that is being polled"
+        assert self.current is not None, (
+            "host calls come from a fiber that is being polled"
+        )
         return self.current
 
     def _tick(self) -> None:
@@ -103,7 +111,8 @@ def _use_pool(result: Config, config: WasmConfig) -> None:
     pool = ffi.wasmtime_pooling_allocation_config_new()
     settings = {
         "total_component_instances": count,
-        "total_core_instances": count * 40,  # componentize-py's adapters: about 20 an instance
+        "total_core_instances": count
+        * 40,  # componentize-py's adapters: about 20 an instance
         "max_core_instances_per_component": 60,
         "total_memories": count,
         "max_memories_per_component": 1,

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
 from functools import cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from wasmtime import _ffi as ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "BOOL",
@@ -55,10 +58,10 @@ ENTRY_VALUE = ffi.wasmtime_component_valrecord_entry.val.offset
 SHORT_LIST = 16
 
 
-
 def _native(name: str, *parameters: Any, result: Any = None) -> Any:
     """Return a C function that takes plain addresses, which are cheaper than typed pointers."""
-    function = ffi.dll[name]  # indexing makes an object of its own, unlike an attribute
+    library: Any = ffi.dll
+    function = library[name]  # indexing makes an object of its own, unlike an attribute
     function.argtypes, function.restype = parameters, result
     return function
 
@@ -94,7 +97,9 @@ class Scalar(Generic[T]):
         self.kind: int = kind.value
         self.c_type = c_type
         self.code = code
-        self.dtype = np.dtype("?" if code == "?" else f"<{code.lower()}" if code in "fd" else code)
+        self.dtype = np.dtype(
+            "?" if code == "?" else f"<{code.lower()}" if code in "fd" else code
+        )
 
     def lift(self, address: int) -> T:
         value: T = self.c_type.from_address(address + PAYLOAD).value
@@ -150,9 +155,11 @@ class Array:
         count = len(value)
         data = _new_vector(address, count)
         if count:
-            buffer = (ctypes.c_char * (count * VAL_SIZE)).from_address(data)
+            buffer: Any = (ctypes.c_char * (count * VAL_SIZE)).from_address(data)
             np.ndarray((count,), np.uint8, buffer, 0, (VAL_SIZE,))[:] = self.item.kind
-            np.ndarray((count,), self.item.dtype, buffer, PAYLOAD, (VAL_SIZE,))[:] = value
+            np.ndarray((count,), self.item.dtype, buffer, PAYLOAD, (VAL_SIZE,))[:] = (
+                value
+            )
         _byte_at(address).value = ffi.WASMTIME_COMPONENT_LIST.value
 
 
@@ -255,7 +262,9 @@ class Tuple:
 
     def lift(self, address: int) -> tuple[Any, ...]:
         data = _pointer_at(address + PAYLOAD + POINTER_SIZE).value or 0
-        return tuple(item.lift(data + i * VAL_SIZE) for i, item in enumerate(self.items))
+        return tuple(
+            item.lift(data + i * VAL_SIZE) for i, item in enumerate(self.items)
+        )
 
     def lower(self, address: int, value: Sequence[Any]) -> None:
         _new_tuple(address + PAYLOAD, len(self.items))
@@ -269,7 +278,9 @@ def _write_boxed(address: int, codec: Codec[Any], value: Any) -> None:
     """Write a value of its own and a pointer to it at ``address``."""
     staged = Value()
     codec.lower(ctypes.addressof(staged), value)
-    _pointer_at(address).value = _new_box(ctypes.addressof(staged))  # takes what it holds
+    _pointer_at(address).value = _new_box(
+        ctypes.addressof(staged)
+    )  # takes what it holds
 
 
 class Option(Generic[T]):
@@ -299,7 +310,7 @@ class ResultValue(Generic[T]):
 
     __slots__ = ("is_ok", "value")
 
-    def __init__(self, is_ok: bool, value: Any) -> None:  # noqa: FBT001 - two positional fields
+    def __init__(self, is_ok: bool, value: Any) -> None:
         self.is_ok, self.value = is_ok, value
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import trio
@@ -39,13 +38,18 @@ from pie_trio.application.wasm.values import (
 )
 from pie_trio.errors import GuestTrappedError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["WasiHost", "make_wasi"]
 
 VERSION = "@0.2.9"  # what componentize-py 0.25 imports
 
 # Numbers of the resource types; any that differ will do.
 ERROR, POLLABLE, INPUT, OUTPUT, TERMINAL_IN, TERMINAL_OUT = range(100, 106)
-DESCRIPTOR, DIRECTORY, NETWORK, TCP, UDP, DATAGRAMS_IN, DATAGRAMS_OUT, ADDRESSES = range(106, 114)
+DESCRIPTOR, DIRECTORY, NETWORK, TCP, UDP, DATAGRAMS_IN, DATAGRAMS_OUT, ADDRESSES = (
+    range(106, 114)
+)
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 WRITE_CHUNK_BYTES = 1 << 16
@@ -92,7 +96,11 @@ def make_wasi(get_context: Callable[[], Any]) -> list[HostInterface]:
         _interface("clocks/monotonic-clock", _monotonic_functions(own_pollable)),
         _interface(
             "clocks/wall-clock",
-            {"now": HostFunction(_wall_clock, (), Record(seconds=U64, nanoseconds=U32))},
+            {
+                "now": HostFunction(
+                    _wall_clock, (), Record(seconds=U64, nanoseconds=U32)
+                )
+            },
         ),
         _interface(
             "random/random",
@@ -101,7 +109,12 @@ def make_wasi(get_context: Callable[[], Any]) -> list[HostInterface]:
                 "get-random-u64": HostFunction(_random_u64, (), U64),
             },
         ),
-        _interface("filesystem/types", {}, descriptor=DESCRIPTOR, directory_entry_stream=DIRECTORY),
+        _interface(
+            "filesystem/types",
+            {},
+            descriptor=DESCRIPTOR,
+            directory_entry_stream=DIRECTORY,
+        ),
         _interface(
             "filesystem/preopens",
             {
@@ -117,7 +130,9 @@ def make_wasi(get_context: Callable[[], Any]) -> list[HostInterface]:
 def _interface(
     name: str, functions: dict[str, HostFunction], **resources: int
 ) -> HostInterface:
-    kinds = {resource.replace("_", "-"): number for resource, number in resources.items()}
+    kinds = {
+        resource.replace("_", "-"): number for resource, number in resources.items()
+    }
     return HostInterface(f"wasi:{name}{VERSION}", functions, kinds)
 
 
@@ -126,6 +141,10 @@ def _always(value: Any) -> Callable[..., Any]:
 
 
 # ---- time ----------------------------------------------------------------------------------
+
+
+def _monotonic_now(_host: WasiHost) -> int:
+    return int(trio.current_time() * 1e9)
 
 
 def _monotonic_functions(own_pollable: Own) -> dict[str, HostFunction]:
@@ -137,7 +156,7 @@ def _monotonic_functions(own_pollable: Own) -> dict[str, HostFunction]:
         return host.add_timer(nanoseconds / 1e9)
 
     return {
-        "now": HostFunction(lambda _: int(trio.current_time() * 1e9), (), U64),
+        "now": HostFunction(_monotonic_now, (), U64),
         "subscribe-duration": HostFunction(subscribe_duration, (U64,), own_pollable),
         "subscribe-instant": HostFunction(subscribe_instant, (U64,), own_pollable),
     }
@@ -213,7 +232,9 @@ def _stream_functions(get_context: Callable[[], Any]) -> dict[str, HostFunction]
     return {
         "[method]input-stream.read": read,
         "[method]input-stream.blocking-read": read,
-        "[method]output-stream.check-write": HostFunction(room, (stream,), Result(U64, failure)),
+        "[method]output-stream.check-write": HostFunction(
+            room, (stream,), Result(U64, failure)
+        ),
         "[method]output-stream.write": HostFunction(write, (stream, BYTES), nothing),
         "[method]output-stream.blocking-write-and-flush": HostFunction(
             write, (stream, BYTES), nothing
@@ -239,11 +260,17 @@ def _cli(get_context: Callable[[], Any]) -> list[HostInterface]:
                 "initial-cwd": HostFunction(_always(None), (), Option(STRING)),
             },
         ),
-        _interface("cli/exit", {"exit": HostFunction(exit_, (Result(Unit(), Unit()),))}),
+        _interface(
+            "cli/exit", {"exit": HostFunction(exit_, (Result(Unit(), Unit()),))}
+        ),
         *(
             _interface(
                 f"cli/{name}",
-                {f"get-{name}": HostFunction(_always(number), (), Own(get_context, kind))},
+                {
+                    f"get-{name}": HostFunction(
+                        _always(number), (), Own(get_context, kind)
+                    )
+                },
             )
             for name, number, kind in (
                 ("stdin", STDIN, INPUT),
@@ -283,7 +310,11 @@ def _sockets(get_context: Callable[[], Any]) -> list[HostInterface]:
         _interface("sockets/network", {}, network=NETWORK),
         _interface(
             "sockets/instance-network",
-            {"instance-network": HostFunction(_always(0), (), Own(get_context, NETWORK))},
+            {
+                "instance-network": HostFunction(
+                    _always(0), (), Own(get_context, NETWORK)
+                )
+            },
         ),
         _interface("sockets/tcp", {}, tcp_socket=TCP),
         _interface(

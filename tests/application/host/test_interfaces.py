@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -57,6 +58,6 @@ def test_the_sdks_host_has_every_function_of_the_wit(host: type) -> None:
 def test_everything_in_the_wit_is_documented() -> None:
     for path in WIT.glob("*.wit"):
         lines = path.read_text().splitlines()
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in itertools.pairwise(lines):
             if re.match(r"^(  )?(interface |world |record |enum |[\w-]+: func\()", line):
                 assert before.strip().startswith("///"), f"{path.name}: {line.strip()}"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from pie_trio.application.lifecycle.instances import Instance, Launcher
 from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.config import ControlConfig
-from pie_trio.control.outbox import Message
 from pie_trio.errors import (
     BadArgumentError,
     EngineError,
@@ -21,6 +19,10 @@ from pie_trio.errors import (
 )
 from pie_trio.inference.fake import FakeEngine, fake_continuation
 from tests.application.conftest import OpenLauncher, program_of
+
+if TYPE_CHECKING:
+    from pie_trio.application.lifecycle.instances import Instance, Launcher
+    from pie_trio.control.outbox import Message
 
 LIMIT_SECONDS = 120
 
@@ -108,7 +110,9 @@ async def test_branches_of_one_program_share_batches(open_fake: OpenLauncher) ->
 async def test_messages_arrive_in_order_and_bytes_stay_bytes(
     open_fake: OpenLauncher,
 ) -> None:
-    program = program_of("for i in range(3): await send(str(i))\nawait send(b'\\x00\\xff')")
+    program = program_of(
+        "for i in range(3): await send(str(i))\nawait send(b'\\x00\\xff')"
+    )
     async with open_fake() as launcher:
         assert await messages_of(launcher.prepare(program, {})) == [
             "0",
@@ -172,7 +176,10 @@ async def test_every_failure_is_a_message(
     [
         ("async def main(:", "SyntaxError"),
         ("x = 1", "has no inferlet"),
-        ("from inferlet_py import inferlet\n@inferlet\nasync def a(): ...\n@inferlet\nasync def b(): ...", "2 inferlets"),
+        (
+            "from inferlet_py import inferlet\n@inferlet\nasync def a(): ...\n@inferlet\nasync def b(): ...",
+            "2 inferlets",
+        ),
         ("1 / 0", "ZeroDivisionError"),
         ("import nothing_like_it", "ModuleNotFoundError"),
     ],
@@ -248,7 +255,9 @@ async def test_an_endless_loop_does_not_stop_the_tokens_of_another(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("body", ["while True: pass", "await sleep(1e6)", "import time; time.sleep(1e6)"])
+@pytest.mark.parametrize(
+    "body", ["while True: pass", "await sleep(1e6)", "import time; time.sleep(1e6)"]
+)
 async def test_cancelling_drops_a_guest_wherever_it_stands(
     open_fake: OpenLauncher, body: str
 ) -> None:
@@ -273,7 +282,9 @@ async def test_cancelling_at_any_moment_gives_everything_back(
         await launcher.compile(GENERATE)
         for milliseconds in range(0, 40, 2):
             with trio.move_on_after(milliseconds / 1000):
-                await launcher.prepare(GENERATE, {"prompt": "y" * 30, "count": 500}).run()
+                await launcher.prepare(
+                    GENERATE, {"prompt": "y" * 30, "count": 500}
+                ).run()
             (model,) = launcher.models.values()
             model.pool.check()
             assert model.pool.num_free == model.pool.num_pages
@@ -291,7 +302,9 @@ async def test_a_failing_batch_fails_its_programs_and_no_others(
     assert tokens == fake_continuation([256, *b"x"], 20)
 
 
-async def test_out_of_pages_is_an_error_of_that_program(open_fake: OpenLauncher) -> None:
+async def test_out_of_pages_is_an_error_of_that_program(
+    open_fake: OpenLauncher,
+) -> None:
     async with open_fake(engine=FakeEngine(num_pages=4)) as launcher:
         with pytest.raises(GuestFailedError, match="KV pages") as failure:
             await run(launcher, GENERATE, prompt="x" * 100)
@@ -299,7 +312,9 @@ async def test_out_of_pages_is_an_error_of_that_program(open_fake: OpenLauncher)
         assert len(await run(launcher, GENERATE, prompt="x")) == 20
 
 
-async def test_a_guest_made_ahead_of_time_runs_the_same(open_fake: OpenLauncher) -> None:
+async def test_a_guest_made_ahead_of_time_runs_the_same(
+    open_fake: OpenLauncher,
+) -> None:
     async with open_fake(num_warm=2) as launcher:
         for _ in range(4):
             tokens = await run(launcher, GENERATE, prompt="x", count=5)
@@ -309,7 +324,9 @@ async def test_a_guest_made_ahead_of_time_runs_the_same(open_fake: OpenLauncher)
 async def test_a_program_lives_in_an_interpreter_of_its_own(
     open_fake: OpenLauncher,
 ) -> None:
-    program = program_of("import math\nseen = hasattr(math, 'mine')\nmath.mine = 1\nreturn seen")
+    program = program_of(
+        "import math\nseen = hasattr(math, 'mine')\nmath.mine = 1\nreturn seen"
+    )
     async with open_fake(num_warm=1) as launcher:
         assert [await run(launcher, program) for _ in range(3)] == [False] * 3
 
@@ -325,7 +342,9 @@ async def test_a_long_prompt_is_split_into_several_forwards(
     assert max(batch.forwards[0].token_ids.size for batch in engine.batches) == 64
 
 
-async def test_a_thousand_launches_leave_nothing_behind(open_fake: OpenLauncher) -> None:
+async def test_a_thousand_launches_leave_nothing_behind(
+    open_fake: OpenLauncher,
+) -> None:
     program = program_of("return 1")
     async with open_fake() as launcher:
         await launcher.compile(program)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pie_trio.application.lifecycle.programs import load_program
 from pie_trio.errors import ProgramError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_file_is_a_program_of_one_module(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,9 @@ from pie_trio.application.wasm.compile_cache import (
 from pie_trio.application.wasm.runtime import make_engine
 from pie_trio.config import WasmConfig
 from pie_trio.errors import CacheError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

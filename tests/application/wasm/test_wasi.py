@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from pie_trio.application.host.instance_log import LogLine
-from pie_trio.application.lifecycle.instances import Launcher
 from pie_trio.errors import GuestFailedError, GuestTrappedError
 from tests.application.conftest import OpenLauncher, program_of
+
+if TYPE_CHECKING:
+    from pie_trio.application.host.instance_log import LogLine
+    from pie_trio.application.lifecycle.instances import Launcher
 
 LIMIT_SECONDS = 60
 
