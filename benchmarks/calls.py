@@ -1,16 +1,17 @@
 """What a host call costs: answered at once, suspended and resumed, and through the batcher.
 
-    python benchmarks/calls.py --calls 2000 --inferlets 1 8 32
+    python -m benchmarks.calls --calls 5000 --inferlets 1 8 32 128
 
-The paper's figure 10: control-layer calls below 30 us, inference-layer calls 10 to 300 us.
-Each figure is the wall time of one call as the guest sees it, in microseconds.
+Each figure is the wall time of one call as the guest sees it. The paper's figure 10 has
+control-layer calls below 30 us and inference-layer calls of 10 to 300 us.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -18,54 +19,79 @@ from benchmarks.harness import (
     describe_machine,
     make_parser,
     make_program,
-    open_fake_launcher,
+    open_bare_launcher,
     spread,
 )
+from pie_trio.application.host.interfaces import (
+    make_interfaces,
+    make_source_interface,
+)
+from pie_trio.application.waiting import Waiting
 
 if TYPE_CHECKING:
-    from pie_trio.application.lifecycle.instances import Launcher
+    from pathlib import Path
 
-HEAD = """
+    from pie_trio.application.lifecycle.instances import Launcher
+    from pie_trio.application.wasm.linking import HostInterface
+    from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
+
+PROGRAM = """
 import time
-from inferlet_py import inferlet, Context, sleep, log
+from inferlet_py import Context, checkpoint, inferlet, sleep
 from inferlet_py._host import get_host
-from inferlet_py._models import get_model
-from inferlet_py._tasks import wait_ticket
 
 @inferlet
 async def main(calls: int) -> list[float]:
     host = get_host()
-    queue = get_model().queue
     context = Context()
-    await context.fill([1, 2])
-    await context.forward(top=1)
+    await context.forward([1, 2], top=1)
     samples = []
-    for _ in range(10):
+    for _ in range(20):
         start = time.perf_counter()
-        for _ in range(calls // 10):
-            {call}
-        samples.append((time.perf_counter() - start) / (calls // 10) * 1e6)
+        for _ in range(calls // 20):
+            CALL
+        samples.append((time.perf_counter() - start) / (calls // 20) * 1e6)
     return samples
 """
-CALLS = {
-    "answered at once (now)": "host.now()",
-    "answered at once (synchronize, then finish)": "host.finish(host.synchronize(queue))",
-    "suspends and resumes (wait for a deadline)": "host.wait([], host.now() + 1e-9)",
-    "suspends and resumes, with `now` taken off": "host.wait([1 << 31], 0)",
+ONE = {
+    "the loop alone": "pass",
+    "answered at once: now()": "host.now()",
+    "answered at once: detokenize 8 tokens": "host.detokenize('', [65] * 8)",
 }
-SUSPEND = "suspends and resumes (yields to the host)"
-STEP = "a forward of one token and its token back"
+SUSPEND = "host.finish(0)"
+FORWARD = "await context.forward([1], top=1); context.truncate(2)"
 
 
-def program_of(call: str) -> str:
-    return HEAD.replace("{call}", call)
+def link_suspending(runtime: WasmRuntime, path: Path) -> LinkedComponent:
+    """Link the language component with a ``finish`` that does nothing but suspend.
+
+    The guest suspends, its task goes once around trio's loop, and the guest resumes.
+    """
+    interfaces = [*make_interfaces(), make_source_interface(_has, _get)]
+    return runtime.link(runtime.compile(path), [*map(_suspending, interfaces)])
+
+
+def _has(host: Any) -> bool:
+    return bool(host.has_program())
+
+
+def _get(host: Any) -> Any:
+    return host.get_program()
+
+
+def _suspending(interface: HostInterface) -> HostInterface:
+    finish = interface.functions.get("finish")
+    if finish is None:
+        return interface
+    call = replace(finish, call=lambda *_: Waiting(trio.lowlevel.checkpoint))
+    return replace(interface, functions={**interface.functions, "finish": call})
 
 
 async def measure(
     launcher: Launcher, call: str, *, calls: int, count: int
 ) -> list[float]:
-    """Return microseconds a call of ``count`` inferlets at once."""
-    program = make_program(program_of(call))
+    """Return microseconds a call, of ``count`` inferlets at once."""
+    program = make_program(PROGRAM.replace("CALL", call))
     await launcher.compile(program)
     samples: list[float] = []
 
@@ -81,37 +107,23 @@ async def measure(
 
 async def main() -> None:
     parser = make_parser(__doc__ or "")
-    parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--inferlets", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--calls", type=int, default=5000)
+    parser.add_argument("--inferlets", type=int, nargs="+", default=[1, 8, 32, 128])
     options = parser.parse_args()
     print(describe_machine())
-    async with open_fake_launcher() as launcher:
-        rows = {
-            "loop alone": "pass",
-            "answered at once: now()": "host.now()",
-            "answered at once: detokenize 8 tokens": "host.detokenize('', [1] * 8)",
-            "suspends and resumes: wait(deadline)": "host.wait([], host.now() + 1e-7)",
-            "suspends and resumes: sleep in the kernel": "await sleep(1e-7)",
-            "forward of one token, sampled": (
-                "(await context.sample(GREEDY), context.truncate(len(context) - 1), "
-                "context.append([1]))"
-            ),
-        }
-        del rows["forward of one token, sampled"]
-        for name, call in rows.items():
+    async with open_bare_launcher(link=link_suspending) as launcher:
+        samples = await measure(launcher, SUSPEND, calls=options.calls, count=1)
+        print(f"  {'suspends and resumes':42s} us {spread(samples)}")
+    async with open_bare_launcher() as launcher:
+        for name, call in ONE.items():
             samples = await measure(launcher, call, calls=options.calls, count=1)
-            print(f"  {name:45s} us {spread(samples)}")
+            print(f"  {name:42s} us {spread(samples)}")
         for count in options.inferlets:
-            samples = await measure(
-                launcher,
-                "await context.forward([1], top=1); context.truncate(2)",
-                calls=max(options.calls // 10, 20),
-                count=count,
-            )
-            print(
-                f"  forward of one token, {count} inferlets: "
-                f"us {spread(samples)}; {statistics.median(samples) / count:.1f} us each"
-            )
+            calls = max(options.calls // count, 40)
+            samples = await measure(launcher, FORWARD, calls=calls, count=count)
+            each = statistics.median(samples) / count
+            name = f"a forward of one token, {count} inferlets"
+            print(f"  {name:42s} us {spread(samples)}, {each:.1f} for each")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -13,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pie_trio.application.lifecycle.instances import (
     Launcher,
     link_language,
@@ -22,12 +25,13 @@ from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.application.run.setup import prepare_language
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
-from pie_trio.application.wasm.runtime import WasmRuntime
+from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, WasmConfig
+from pie_trio.engine_api import Batch, ForwardResult, OutputSpec
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
 
 def describe_machine() -> str:
@@ -56,23 +60,66 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:.2f} [{low:.2f}-{high:.2f}]"
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def memory_bytes() -> int:
+    """Return the proportional set size of this process.
+
+    The resident size would count a page of the component's image once for each guest that maps
+    it, though there is one such page in memory.
+    """
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("the kernel reports no Pss")
+
+
+class NullEngine:
+    """An engine that answers at once with the same token, so that only the host costs."""
+
+    def __init__(self) -> None:
+        self.info = FakeEngine(name="null", num_pages=4096).info
+        self.batch_sizes: list[int] = []
+
+    def execute(self, batch: Batch) -> list[ForwardResult]:
+        """Return a token for each output row."""
+        self.batch_sizes.append(len(batch.forwards))
+        return [self._answer(forward.outputs) for forward in batch.forwards]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    @staticmethod
+    def _answer(outputs: OutputSpec | None) -> ForwardResult:
+        num_rows = 0 if outputs is None else len(outputs.rows)
+        top_k = 0 if outputs is None else outputs.top_k
+        return ForwardResult(
+            token_ids=np.ones(num_rows, np.int32),
+            top_ids=np.ones((num_rows, top_k), np.int32),
+            top_probs=np.ones((num_rows, top_k), np.float32),
+        )
 
 
 @asynccontextmanager
-async def open_fake_launcher(
-    *, num_warm: int = 0, wasm: WasmConfig | None = None
+async def open_bare_launcher(
+    *,
+    num_warm: int = 0,
+    wasm: WasmConfig | None = None,
+    link: Callable[[WasmRuntime, Path], LinkedComponent] = link_language,
 ) -> AsyncGenerator[Launcher]:
-    """Launch programs over a fake engine, so that the host's own cost is what is measured."""
+    """Launch programs over an engine that costs nothing.
+
+    Args:
+        num_warm: Guests to instantiate ahead of time.
+        wasm: The sandbox.
+        link: Connects the language component with host functions.
+    """
     wasm = wasm or WasmConfig()
     limits = InstanceLimits()
-    engine = LoadedEngine(FakeEngine(), FakeTokenizer())
+    engine = LoadedEngine(NullEngine(), FakeTokenizer())
     path = prepare_language(wasm)
     with WasmRuntime(wasm, CompileCache(wasm.cache_directory)) as runtime:
-        language = link_language(runtime, path)
+        language = link(runtime, path)
+        gc.collect()
+        gc.freeze()  # as `pie run` does
         async with (
             open_models([engine], ControlConfig(), limits) as models,
             open_launcher(language, models, limits, num_warm=num_warm) as launcher,

@@ -8,7 +8,6 @@ The paper's figure 9: 896 at once in 10 to 50 ms on 32 cores, about 1.8 ms of a 
 from __future__ import annotations
 
 import gc
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +18,8 @@ from benchmarks.harness import (
     describe_machine,
     make_parser,
     make_program,
-    open_fake_launcher,
-    resident_bytes,
+    memory_bytes,
+    open_bare_launcher,
     spread,
 )
 
@@ -65,12 +64,12 @@ async def measure_many(launcher: Launcher, count: int) -> tuple[float, float, fl
         nonlocal num_running, ended
         num_running += 1
         if num_running == count:
-            ended = time.perf_counter(), time.process_time(), resident_bytes()
+            ended = time.perf_counter(), time.process_time(), memory_bytes()
             nursery.cancel_scope.cancel()
 
     await launcher.compile(HOLD)
     gc.collect()
-    started = time.perf_counter(), time.process_time(), resident_bytes()
+    started = time.perf_counter(), time.process_time(), memory_bytes()
     async with trio.open_nursery() as nursery:
         for _ in range(count):
             nursery.start_soon(launcher.prepare(HOLD, {}, on_log=on_log).run)
@@ -90,13 +89,13 @@ async def measure_leaks(launcher: Launcher, repeat: int) -> None:
     def state() -> tuple[float, int, int]:
         gc.collect()
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
-        return resident_bytes() / 1e6, descriptors, model.pool.num_free
+        return memory_bytes() / 1e6, descriptors, model.pool.num_free
 
     before = state()
     for _ in range(repeat):
         await launcher.prepare(TRIVIAL, {}).run()
     after = state()
-    names = ("resident MB", "descriptors", "free pages")
+    names = ("MB (proportional)", "descriptors", "free pages")
     for name, old, new in zip(names, before, after, strict=True):
         print(f"  {repeat} launches in a row: {name} {old:.1f} -> {new:.1f}")
 
@@ -108,18 +107,17 @@ async def main() -> None:
     parser.add_argument("--repeat", type=int, default=1000)
     options = parser.parse_args()
     print(describe_machine())
-    os.nice(0)
     for count in options.counts:
         if (
             count > 1
         ):  # of a fresh runtime: slots of earlier guests would count as free memory
-            async with open_fake_launcher() as launcher:
+            async with open_bare_launcher() as launcher:
                 seconds, cpu, megabytes = await measure_many(launcher, count)
             print(
                 f"{count} at once: all run after {seconds:.2f} s; "
                 f"{cpu:.2f} ms of CPU and {megabytes:.2f} MB each"
             )
-    async with open_fake_launcher() as launcher:
+    async with open_bare_launcher() as launcher:
         samples = [await measure_one(launcher) for _ in range(60)][10:]
         print(
             f"one, cold slots known: CPU ms {spread([s[0] for s in samples])}, "
@@ -127,7 +125,7 @@ async def main() -> None:
         )
         await measure_leaks(launcher, options.repeat)
     if options.warm:
-        async with open_fake_launcher(num_warm=options.warm) as launcher:
+        async with open_bare_launcher(num_warm=options.warm) as launcher:
             samples = [
                 await measure_one(launcher) for _ in range(min(options.warm, 50))
             ]

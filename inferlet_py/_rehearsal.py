@@ -107,12 +107,12 @@ class _RehearsalHost:
     )
 
 
-def rehearse() -> None:
+def rehearse(*, rounds: int = ROUNDS) -> None:
     """Load, describe and run a program, and report a failure, a few times over."""
     host = cast("Host", _RehearsalHost())
     module = SourceModule(f"{MODULE}.py", SOURCE)
     modules = [SourceModule(module.path, module.text, compile_module(module))]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         connect(host)
         try:
             found = find_inferlet(load_modules(module.path, modules))

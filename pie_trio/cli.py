@@ -109,7 +109,7 @@ def _add_run(commands: Any) -> None:
         type=_count,
         metavar="MIB",
         help="memory that the program may use (default: "
-        f"{InstanceLimits().memory_bytes >> 20}; at most {WasmConfig().max_memory_bytes >> 20})",
+        f"{InstanceLimits().memory_bytes >> 20})",
     )
     parser.add_argument(
         "program", type=Path, help="a .py file, a folder with an app.py, or a .zip"

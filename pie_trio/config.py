@@ -101,15 +101,10 @@ class WasmConfig:
         slice_ticks: Ticks that a guest may compute before it is preempted.
         background_share: Part of a core that all preempted guests together may use while
             others want to run.
-        pooled_instances: Memory slots kept ready; 0 allocates each instance anew.
-        keep_resident_bytes: Memory of a slot that stays mapped between two instances.
-        max_memory_bytes: Size of a slot: no instance can have more memory.
+        cache_directory: Where compiled components are kept.
     """
 
     tick_seconds: float = 0.005
     slice_ticks: int = 2
     background_share: float = 0.05
-    pooled_instances: int = 1024
-    keep_resident_bytes: int = 8 << 20
-    max_memory_bytes: int = 256 << 20
     cache_directory: Path = field(default_factory=default_cache_directory)

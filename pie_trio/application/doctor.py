@@ -156,7 +156,6 @@ def _examine_cache(directory: Path) -> Finding:
     from pie_trio.application.lifecycle.language import find_language_component
     from pie_trio.application.wasm.compile_cache import CompileCache
     from pie_trio.application.wasm.runtime import make_engine
-    from pie_trio.config import WasmConfig
 
     def look() -> Finding:
         cache = CompileCache(directory)
@@ -166,7 +165,7 @@ def _examine_cache(directory: Path) -> Finding:
             return Finding(
                 "language component", "absent", f"not in {directory}", advice
             )
-        if not cache.has(make_engine(WasmConfig()), found):
+        if not cache.has(make_engine(), found):
             advice = "nothing: the first run compiles it, in about 10 s"
             return Finding(
                 "language component", "absent", f"{found}, not compiled", advice

@@ -27,7 +27,7 @@ OpenLauncher = Callable[..., AbstractAsyncContextManager[Launcher]]
 @pytest.fixture(scope="session")
 def language() -> Generator[LinkedComponent]:
     """The language component; the first test that asks for it may build it."""
-    config = WasmConfig(pooled_instances=64)
+    config = WasmConfig()
     path = prepare_language(config)
     with WasmRuntime(config, CompileCache(config.cache_directory)) as runtime:
         yield link_language(runtime, path)

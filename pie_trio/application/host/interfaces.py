@@ -151,10 +151,16 @@ def make_interfaces() -> list[HostInterface]:
     ]
 
 
-def make_source_interface(get_program: Callable[[Any], Any]) -> HostInterface:
+def make_source_interface(
+    has_program: Callable[[Any], bool], get_program: Callable[[Any], Any]
+) -> HostInterface:
     """Return what the language component imports besides, to get its program."""
     return _interface(
-        "source", {"get-program": HostFunction(get_program, (), PROGRAM, waits=True)}
+        "source",
+        {
+            "has-program": HostFunction(has_program, (), BOOL),
+            "get-program": HostFunction(get_program, (), PROGRAM, waits=True),
+        },
     )
 
 

@@ -45,12 +45,17 @@ EXPORTS = {
     "run": (PROGRAM_INTERFACE, Result(STRING, FAILURE)),
 }
 MAX_COMPILED_PROGRAMS = 256
+REFILL_DELAY_SECONDS = 0.05
+"""Making a guest ahead of time must not compete with the launch that took one."""
 CONTENTION_MEMORY_SECONDS = 0.25
 """The device counts as at work for so long after its last step."""
 
 
 class _UnclaimedHost:
     """The host object of a guest that waits for its program. It has no timers and no log."""
+
+    def has_program(self) -> bool:
+        return False
 
     def get_program(self) -> Waiting:
         return Waiting(PARKED)
@@ -76,6 +81,9 @@ class _GuestHost(Session):
     ) -> None:
         super().__init__(launch, models, limits, log)
         self.program, self.code = program, code
+
+    def has_program(self) -> bool:
+        return True
 
     def get_program(self) -> tuple[str, list[tuple[str, str, str]]]:
         codes = self.code or [""] * len(self.program.modules)
@@ -249,11 +257,12 @@ class Launcher:
         )
 
     async def keep_warm(self, count: int) -> None:
-        """Replace guests that are taken, whenever the loop has time, until cancelled."""
+        """Replace guests that were taken, once the rush is over, until cancelled."""
         while True:
             self._taken = trio.Event()
             await self.warm_up(count)
             await self._taken.wait()
+            await trio.sleep(REFILL_DELAY_SECONDS)
 
     async def warm_up(self, count: int) -> None:
         """Instantiate guests ahead of time, up to ``count``, so that a launch need not."""
@@ -291,7 +300,9 @@ def link_language(runtime: WasmRuntime, path: Path) -> LinkedComponent:
     """
     interfaces = [
         *make_interfaces(),
-        make_source_interface(lambda host: host.get_program()),
+        make_source_interface(
+            lambda host: host.has_program(), lambda host: host.get_program()
+        ),
     ]
     return runtime.link(runtime.compile(path), interfaces)
 

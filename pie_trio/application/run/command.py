@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ def run_in_wasm(options: RunOptions) -> None:
             description, options.arguments, program=f"pie run {options.program}"
         )
         with load_engines(options.models) as engines:
+            gc.collect()
+            gc.freeze()  # what is there now stays: collections need not look at it again
             run_trio(_run, language, program, arguments, options, engines)
 
 

@@ -130,7 +130,7 @@ def prepare_language(wasm: WasmConfig) -> Path:
             "building the language component", estimate_seconds=BUILD_SECONDS
         ):
             path = build_language_component(wasm.cache_directory)
-    engine = make_engine(wasm)
+    engine = make_engine()
     if not cache.has(engine, path):
         with long_step(
             "compiling the language component", estimate_seconds=COMPILE_SECONDS

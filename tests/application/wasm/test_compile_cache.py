@@ -12,7 +12,6 @@ from pie_trio.application.wasm.compile_cache import (
     write_whole,
 )
 from pie_trio.application.wasm.runtime import make_engine
-from pie_trio.config import WasmConfig
 from pie_trio.errors import CacheError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def component(tmp_path: Path) -> Path:
 
 def test_a_component_is_compiled_once(tmp_path: Path, component: Path) -> None:
     cache = CompileCache(tmp_path / "cache")
-    engine = make_engine(WasmConfig(pooled_instances=0))
+    engine = make_engine()
     assert not cache.has(engine, component)
     cache.load(engine, component)
     assert cache.has(engine, component)
@@ -37,7 +36,7 @@ def test_a_component_is_compiled_once(tmp_path: Path, component: Path) -> None:
 
 def test_a_damaged_file_is_compiled_again(tmp_path: Path, component: Path) -> None:
     cache = CompileCache(tmp_path / "cache")
-    engine = make_engine(WasmConfig(pooled_instances=0))
+    engine = make_engine()
     cache.load(engine, component)
     (compiled,) = (tmp_path / "cache").iterdir()
     compiled.write_bytes(compiled.read_bytes()[:1000])
@@ -48,7 +47,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path: Path, component: Path) -> No
 
 def test_another_component_is_another_file(tmp_path: Path, component: Path) -> None:
     cache = CompileCache(tmp_path / "cache")
-    engine = make_engine(WasmConfig(pooled_instances=0))
+    engine = make_engine()
     cache.load(engine, component)
     component.write_text('(component (import "x" (func)))')
     assert not cache.has(engine, component)

@@ -1,0 +1,185 @@
+"""Programs that call a session directly, as a guest does through the Wasm boundary."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import trio
+
+from pie_trio.application.host.instance_log import InstanceLog
+from pie_trio.application.host.session import Launch, Session
+from pie_trio.application.serving import LoadedEngine, open_models
+from pie_trio.application.waiting import Waiting
+from pie_trio.config import ControlConfig, InstanceLimits
+from pie_trio.inference.fake import FakeEngine, FakeTokenizer
+from tests.control.engines import TIME_LIMIT_SECONDS, Gate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from pie_trio.control.pages import PagePool
+    from pie_trio.control.served_model import ServedModel
+
+NUM_PAGES, PAGE_SIZE = 32, 4
+
+Sampler = tuple[float, int, float, float, int]
+GREEDY: Sampler = (0.0, 0, 1.0, 0.0, 0)
+
+
+class Client:
+    """One instance.
+
+    Attributes:
+        on_wait: Called each time before it waits.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.on_wait: Callable[[], None] = lambda: None
+
+    async def resolve(self, answer: Any) -> Any:
+        """Return what a call returns, which may have to wait for it."""
+        if not isinstance(answer, Waiting):
+            return answer
+        self.on_wait()
+        self.session.settle()
+        return await answer.work()
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        pages: Sequence[int],
+        start: int = 0,
+        positions: Sequence[int] | None = None,
+        mask: list[list[int]] | None = None,
+        outputs: Sequence[int] | None = None,
+        sampler: Sampler | None = GREEDY,
+        top_k: int = 0,
+        queue: int = 0,
+    ) -> int:
+        """Enqueue a forward that samples after its last token, and return its ticket."""
+        if positions is None:
+            positions = range(start, start + len(tokens))
+        if outputs is None:
+            outputs = [len(tokens) - 1]
+        return self.session.forward_text(
+            queue,
+            (
+                np.array(list(tokens), np.int32),
+                np.array(list(positions), np.int32),
+                list(pages),
+                start,
+                mask,
+                np.array(list(outputs), np.int32),
+                sampler,
+                top_k,
+            ),
+        )
+
+    async def take(self, ticket: int) -> list[int]:
+        """Return the tokens that a forward sampled."""
+        tokens: list[int]
+        tokens, _, _ = await self.resolve(self.session.take_forward(ticket))
+        return tokens
+
+    async def run(self, tokens: Sequence[int], **details: Any) -> int:
+        """Run a forward and return the one token that it sampled."""
+        (token,) = await self.take(self.forward(tokens, **details))
+        return token
+
+    async def synchronize(self, queue: int = 0) -> None:
+        """Wait for the commands of a queue."""
+        await self.resolve(self.session.finish(self.session.synchronize(queue)))
+
+
+class Rig:
+    """A served model, or several, and the clients on it."""
+
+    def __init__(
+        self,
+        engines: Sequence[FakeEngine],
+        models: Mapping[str, ServedModel],
+        limits: InstanceLimits,
+        gate: Gate,
+    ) -> None:
+        self.engines, self.models = engines, models
+        self.limits, self.gate = limits, gate
+
+    @property
+    def engine(self) -> FakeEngine:
+        """The first one."""
+        return self.engines[0]
+
+    @property
+    def pool(self) -> PagePool:
+        """Of the first model."""
+        return next(iter(self.models.values())).pool
+
+    def make_session(self, name: str = "test-1") -> Session:
+        """Return a session that the caller closes."""
+        log = InstanceLog(max_bytes=1000)
+        return Session(Launch(name, "{}"), self.models, self.limits, log)
+
+    @asynccontextmanager
+    async def open_client(self, name: str = "test-1") -> AsyncGenerator[Client]:
+        """Run an instance that has queue 0 on the first model."""
+        session = self.make_session(name)
+        session.create_queue(0, "")
+        try:
+            yield Client(session)
+        finally:
+            await session.close()
+            assert_is_closed(session)
+
+    def check_all_free(self) -> None:
+        """Assert that all pages are back and nothing is on its way."""
+        for model in self.models.values():
+            model.pool.check()
+            assert model.pool.num_free == model.pool.num_pages, "a page was lost"
+            assert model.batcher.num_unfinished == 0
+            assert model.rendezvous.num_expected == 0
+
+
+def assert_is_closed(session: Session) -> None:
+    """Assert that a closed session holds nothing."""
+    assert len(session.tickets) == 0
+    assert len(session.queues) == 0
+    assert all(len(table) == 0 for table in session.pages.values())
+
+
+@asynccontextmanager
+async def open_rig(
+    *,
+    names: Sequence[str] = ("fake",),
+    num_pages: int = NUM_PAGES,
+    gated: bool = False,
+    failures: Mapping[int, Exception] | None = None,
+    control: ControlConfig | None = None,
+    **limits: Any,
+) -> AsyncGenerator[Rig]:
+    """Serve fake models; asserts in the end that every page is back."""
+    control = control or ControlConfig(rendezvous_floor_seconds=0.0)
+    with trio.fail_after(TIME_LIMIT_SECONDS):
+        gate = Gate(is_open=not gated)
+        engines = [
+            FakeEngine(
+                name=name,
+                num_pages=num_pages,
+                page_size=PAGE_SIZE,
+                failures=failures,
+                on_step=gate,
+            )
+            for name in names
+        ]
+        loaded = [LoadedEngine(engine, FakeTokenizer()) for engine in engines]
+        instance_limits = InstanceLimits(**limits)
+        async with open_models(loaded, control, instance_limits) as models:
+            rig = Rig(engines, models, instance_limits, gate)
+            try:
+                yield rig
+            finally:
+                gate.open()
+            rig.check_all_free()

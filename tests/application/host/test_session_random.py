@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pie_trio.config import ControlConfig
+from pie_trio.errors import InferletError
+from tests.application.host.clients import PAGE_SIZE, Rig, open_rig
+from tests.application.host.programs import (
+    POOL_PAGES,
+    PROGRAMS,
+    Program,
+    run_on,
+    run_plainly,
+)
+
+if TYPE_CHECKING:
+    from pie_trio.application.host.session import Session
+
+CONFIGS = st.builds(
+    ControlConfig,
+    max_batch=st.sampled_from([1, 2, 256]),
+    max_batch_tokens=st.sampled_from([6, 12, 2048]),
+    rendezvous_floor_seconds=st.just(0.0),
+)
+
+
+async def check_program(program: Program, control: ControlConfig) -> None:
+    expected = run_plainly(program)
+    for is_at_once in (False, True):
+        async with open_rig(num_pages=POOL_PAGES, control=control) as rig:
+            async with rig.open_client() as client:
+                found = await run_on(client, program, is_at_once=is_at_once)
+        assert found == expected
+
+
+@given(PROGRAMS, CONFIGS)
+async def test_a_program_samples_the_same_tokens_however_its_calls_are_batched(
+    program: Program, control: ControlConfig
+) -> None:
+    await check_program(program, control)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000)
+@given(PROGRAMS, CONFIGS)
+async def test_many_programs_sample_the_same_tokens_however_they_are_batched(
+    program: Program, control: ControlConfig
+) -> None:
+    await check_program(program, control)
+
+
+# What the wire can carry: any u32, read as int32 where the engine wants it; any float32.
+U32 = st.integers(0, 2**32 - 1)
+FLOATS = st.floats(width=32) | st.sampled_from([0.0, 0.5, 1.0])
+
+
+def near(*usual: int) -> st.SearchStrategy[int]:
+    return st.sampled_from(usual) | st.sampled_from(usual) | U32
+
+
+def int32s(items: st.SearchStrategy[int]) -> st.SearchStrategy[Any]:
+    return st.lists(items, max_size=5).map(
+        lambda values: np.array(values, np.uint32).astype(np.int32)
+    )
+
+
+TOKENS = st.just(np.array([1, 2], np.int32)) | int32s(near(0, 97, 257, 258))
+POSITIONS = st.just(np.array([3, 4], np.int32)) | int32s(near(0, 1, 5, 2**31 - 1))
+PAGES = st.sampled_from([[0, 1], [0, 1], [0, 2], [3, 4], [0, 5]]) | st.lists(
+    near(0, 1, 2, 3, 4, 5, 6), max_size=5
+)
+MASKS = st.none() | st.lists(st.lists(near(0, 1, 2, 3, 6), max_size=5), max_size=3)
+SAMPLERS = st.none() | st.tuples(
+    FLOATS, near(0, 1, 300), FLOATS, FLOATS, st.integers(0, 2**64 - 1)
+)
+REQUESTS = st.tuples(
+    TOKENS,
+    POSITIONS,
+    PAGES,
+    near(0, 2, 5),
+    MASKS,
+    st.just(np.array([1], np.int32)) | int32s(near(0, 1)),
+    SAMPLERS,
+    near(0, 1, 258, 259),
+)
+
+
+def state_of(rig: Rig, session: Session) -> Any:
+    """Return everything that a refused call must leave alone."""
+    pool = rig.pool
+    pool.check()
+    table = session.pages["fake"]
+    return (
+        [pool.num_owners(page) for page in range(pool.num_pages)],
+        pool.positions.tolist(),
+        pool.num_free,
+        {handle: table.get(handle) for handle in table},
+        list(session.queues),
+        len(session.tickets),
+        rig.models["fake"].batcher.num_unfinished,
+    )
+
+
+@given(near(0, 9), REQUESTS, st.booleans())
+async def test_a_forward_is_either_refused_with_nothing_changed_or_runs(
+    queue: int, request: Any, is_full: bool
+) -> None:
+    """What the session lets through, the engine must not refuse: that fails a whole batch."""
+    control = ControlConfig(max_batch_tokens=4, rendezvous_floor_seconds=0.0)
+    async with open_rig(num_pages=6, control=control) as rig:
+        async with rig.open_client() as client:
+            session = client.session
+            session.alloc_kvpage(0, [0, 1, 2, 3])
+            await client.run(b"abc", pages=[0])
+            session.fork_kvpage(0, [0, 2], [4, 5])
+            if is_full:
+                session.alloc_kvpage(0, [10, 11])  # the last ones
+                session.alloc_kvpage(0, [6])  # which there is not
+            before = state_of(rig, session)
+            try:
+                ticket = session.forward_text(queue, request)
+            except InferletError as error:
+                assert str(error)
+                assert state_of(rig, session) == before
+                return
+            tokens, top_ids, _ = await client.resolve(session.take_forward(ticket))
+            num_rows, top_k = len(request[5]), request[7]
+            assert len(tokens) in (0, num_rows)
+            assert len(top_ids) == num_rows * top_k
+
+
+HANDLES = st.lists(near(0, 1, 2, 3), max_size=4)
+CALLS = st.one_of(
+    st.tuples(st.just("create_queue"), st.tuples(near(0, 1), st.sampled_from("ab"))),
+    st.tuples(st.just("destroy_queue"), st.tuples(near(0, 1))),
+    st.tuples(st.just("synchronize"), st.tuples(near(0, 1))),
+    st.tuples(st.just("alloc_kvpage"), st.tuples(near(0, 1), HANDLES)),
+    st.tuples(st.just("dealloc_kvpage"), st.tuples(near(0, 1), HANDLES)),
+    st.tuples(st.just("fork_kvpage"), st.tuples(near(0, 1), HANDLES, HANDLES)),
+    st.tuples(st.just("forward_text"), st.tuples(near(0, 1), REQUESTS)),
+    st.tuples(st.just("cancel"), st.tuples(near(1, 2, 3))),
+    st.tuples(st.just("send"), st.tuples(st.sampled_from(["a", b"b"]))),
+    st.tuples(st.just("wait"), st.tuples(HANDLES, st.none() | FLOATS)),
+    st.tuples(st.just("finish"), st.tuples(near(1, 2, 3))),
+    st.tuples(st.just("take_forward"), st.tuples(near(1, 2, 3))),
+    st.tuples(st.just("get_model"), st.tuples(st.sampled_from(["", "a", "c"]))),
+    st.tuples(st.just("detokenize"), st.tuples(st.just("a"), st.lists(near(0, 257)))),
+)
+
+
+@given(st.lists(CALLS, max_size=25), st.booleans())
+async def test_no_calls_break_the_session_or_lose_a_page(
+    calls: list[tuple[str, tuple[Any, ...]]], is_held: bool
+) -> None:
+    limits = {"max_in_flight": 6, "max_pages": 6, "max_queues": 3, "max_unread": 2}
+    control = ControlConfig(max_batch_tokens=4, rendezvous_floor_seconds=0.0)
+    async with open_rig(
+        names=["a", "b"], num_pages=4, control=control, gated=is_held, **limits
+    ) as rig:
+        session = rig.make_session()
+        try:
+            for name, arguments in calls:
+                try:
+                    getattr(session, name)(*arguments)
+                except InferletError as error:
+                    assert str(error)
+                for model in rig.models.values():
+                    model.pool.check()
+        finally:
+            rig.gate.open()
+            await session.close()
+
+
+async def test_a_context_that_is_not_full_keeps_its_last_page_private() -> None:
+    """One shrunk example of the kind that the random programs find."""
+    async with open_rig() as rig, rig.open_client() as client:
+        client.session.alloc_kvpage(0, [0])
+        client.forward(b"ab", pages=[0])
+        client.session.fork_kvpage(0, [0], [1])
+        left = client.forward(b"c", pages=[0], start=2)
+        right = client.forward(b"d", pages=[1], start=2)
+        assert await client.take(left) != await client.take(right)
+        assert PAGE_SIZE > 3
