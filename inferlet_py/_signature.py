@@ -52,6 +52,10 @@ class Signature:
             raise SignatureError(
                 "name each parameter instead of *args or **kwargs, so that it can be checked"
             )
+        if code.co_posonlyargcount:
+            raise SignatureError(
+                "parameters before `/` have no name to a client: remove the `/`"
+            )
         # By hand, because inspect.signature and get_type_hints take half a millisecond in Wasm.
         self._names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         defaults = function.__defaults__ or ()
@@ -91,7 +95,7 @@ class Signature:
             if name in descriptions:
                 schema["description"] = descriptions[name]
             if name in self._defaults:
-                schema["default"] = self._defaults[name]
+                schema["default"] = _checked_default(self._defaults[name], name)
             properties[name] = schema
         return {
             "type": "object",
@@ -121,6 +125,17 @@ class Signature:
             name: _convert(value, self._hints[name], name)
             for name, value in arguments.items()
         }
+
+
+def _checked_default(value: Any, name: str) -> Any:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        raise SignatureError(
+            f"parameter {name} has a default that JSON cannot carry: use None instead, "
+            "and put the value in its place in the function"
+        ) from None
+    return value
 
 
 def _describe_parameters(docstring: str) -> dict[str, str]:

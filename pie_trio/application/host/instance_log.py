@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["InstanceLog", "LogLine"]
 
 MAX_LINE_BYTES = 1 << 16
+MAX_LINE_CHARACTERS = MAX_LINE_BYTES // 4  # as UTF-8 at most MAX_LINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +59,37 @@ class InstanceLog:
             lines, rest = [*lines, rest], b""
         self._partial[stream] = rest
         for line in lines:
-            self._append(LogLine(_name(stream), line.decode(errors="replace")))
+            self._append_raw(stream, line)
 
     def close(self) -> None:
         """Append the lines that have no end."""
         for stream, rest in self._partial.items():
             if rest:
-                self._append(LogLine(_name(stream), rest.decode(errors="replace")))
+                self._append_raw(stream, rest)
         self._partial.clear()
 
+    def _append_raw(self, stream: int, line: bytes) -> None:
+        self._append(LogLine(_name(stream), line.decode(errors="replace")))
+
     def _append(self, line: LogLine) -> None:
+        """Append a line; one that is too long is cut into several."""
+        for start in range(0, max(len(line.text), 1), MAX_LINE_CHARACTERS):
+            part = line.text[start : start + MAX_LINE_CHARACTERS]
+            self._append_short(LogLine(line.source, part))
+
+    def _append_short(self, line: LogLine) -> None:
         self.lines.append(line)
-        self._num_bytes += len(line.text)
+        self._num_bytes += _size(line)
         while self._num_bytes > self.max_bytes and len(self.lines) > 1:
-            self._num_bytes -= len(self.lines.popleft().text)
+            self._num_bytes -= _size(self.lines.popleft())
             self.num_dropped += 1
         if self._on_line is not None:
             self._on_line(line)
+
+
+def _size(line: LogLine) -> int:
+    """Return the bytes of a line with its end, so that empty lines count too."""
+    return len(line.text.encode(errors="replace")) + 1
 
 
 def _name(stream: int) -> str:

@@ -158,10 +158,11 @@ async def open_rig(
     gated: bool = False,
     failures: Mapping[int, Exception] | None = None,
     control: ControlConfig | None = None,
-    **limits: Any,
+    limits: InstanceLimits | None = None,
 ) -> AsyncGenerator[Rig]:
     """Serve fake models; asserts in the end that every page is back."""
     control = control or ControlConfig(rendezvous_floor_seconds=0.0)
+    limits = limits or InstanceLimits()
     with trio.fail_after(TIME_LIMIT_SECONDS):
         gate = Gate(is_open=not gated)
         engines = [
@@ -175,9 +176,8 @@ async def open_rig(
             for name in names
         ]
         loaded = [LoadedEngine(engine, FakeTokenizer()) for engine in engines]
-        instance_limits = InstanceLimits(**limits)
-        async with open_models(loaded, control, instance_limits) as models:
-            rig = Rig(engines, models, instance_limits, gate)
+        async with open_models(loaded, control, limits) as models:
+            rig = Rig(engines, models, limits, gate)
             try:
                 yield rig
             finally:

@@ -63,9 +63,9 @@ EXTENSIONS = st.builds(
     Extend,
     context=INDEX,
     queue=QUEUES,
-    tokens=st.lists(st.integers(0, 257), min_size=1, max_size=6).map(tuple),
-    move=st.sampled_from([0, 0, 0, 0, -3, -1, 1, 2]),
-    position=st.none() | st.integers(0, 20),
+    tokens=st.lists(st.integers(0, 257), min_size=1, max_size=3).map(tuple),
+    move=st.sampled_from([0, 0, 0, 0, -6, -3, -1, 1, 2]),
+    position=st.none() | st.none() | st.integers(0, 20),
     seed=st.integers(0, 3),
 )
 CHANGES = st.builds(
@@ -74,7 +74,15 @@ CHANGES = st.builds(
     context=INDEX,
     queue=QUEUES,
 )
-PROGRAMS = st.lists(EXTENSIONS | EXTENSIONS | CHANGES, min_size=2, max_size=20)
+# A context and a fork to begin with: of short random programs few would share a page.
+START: Program = [
+    Change("new", context=0, queue=0),
+    Extend(0, 1, tokens=(256, *b"short"), move=0, position=None, seed=0),
+    Change("fork", context=0, queue=2),
+]
+PROGRAMS = st.lists(EXTENSIONS | EXTENSIONS | CHANGES, min_size=6, max_size=25).map(
+    lambda ops: START + ops
+)
 
 
 @dataclass

@@ -26,7 +26,9 @@ def read_wit() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in WIT.glob("*.wit"):
         text = re.sub(r"///.*", "", path.read_text())
-        for name, body in re.findall(r"interface ([\w-]+) \{(.*?)\n\}", text, re.DOTALL):
+        for name, body in re.findall(
+            r"interface ([\w-]+) \{(.*?)\n\}", text, re.DOTALL
+        ):
             functions = re.findall(r"^  ([\w-]+): func\(", body, re.MULTILINE)
             found[name] = functions
     return {name: calls for name, calls in found.items() if name not in NOT_CALLS}
@@ -35,9 +37,9 @@ def read_wit() -> dict[str, list[str]]:
 def test_the_host_answers_every_function_of_the_wit_and_no_other() -> None:
     interfaces = [*make_interfaces(), make_source_interface(bool, bool)]
     hosted = {
-        interface.name.removeprefix("pie:inferlet/").removesuffix(f"@{API_VERSION}"): set(
-            interface.functions
-        )
+        interface.name.removeprefix("pie:inferlet/").removesuffix(
+            f"@{API_VERSION}"
+        ): set(interface.functions)
         for interface in interfaces
     }
     assert hosted == {name: set(functions) for name, functions in read_wit().items()}
@@ -59,5 +61,7 @@ def test_everything_in_the_wit_is_documented() -> None:
     for path in WIT.glob("*.wit"):
         lines = path.read_text().splitlines()
         for before, line in itertools.pairwise(lines):
-            if re.match(r"^(  )?(interface |world |record |enum |[\w-]+: func\()", line):
+            if re.match(
+                r"^(  )?(interface |world |record |enum |[\w-]+: func\()", line
+            ):
                 assert before.strip().startswith("///"), f"{path.name}: {line.strip()}"

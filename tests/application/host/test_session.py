@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pie_trio.application.waiting import Waiting
-from pie_trio.config import ControlConfig
+from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.errors import (
     BadArgumentError,
     CancelledError,
@@ -17,6 +19,9 @@ from pie_trio.errors import (
 from pie_trio.inference.fake import fake_continuation
 from tests.application.host.clients import Rig, open_rig
 from tests.control.engines import TIME_LIMIT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FAR = 1e6
 """A deadline that no test reaches."""
@@ -180,7 +185,10 @@ async def test_taking_what_is_no_forward_is_refused_and_leaves_the_ticket() -> N
 async def test_messages_beyond_what_the_client_may_leave_unread_get_a_ticket(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_rig(max_unread=1) as rig, rig.open_client() as client:
+    async with (
+        open_rig(limits=InstanceLimits(max_unread=1)) as rig,
+        rig.open_client() as client,
+    ):
         session = client.session
         assert session.send("a") is None
         ticket = session.send_bytes(np.frombuffer(b"b", np.uint8))
@@ -192,7 +200,7 @@ async def test_messages_beyond_what_the_client_may_leave_unread_get_a_ticket(
 
 
 async def test_a_cancelled_message_is_not_sent(autojump_clock: MockClock) -> None:
-    async with open_rig(max_unread=1, max_in_flight=1) as rig:
+    async with open_rig(limits=InstanceLimits(max_unread=1, max_in_flight=1)) as rig:
         async with rig.open_client() as client:
             client.session.send("a")
             for _ in range(3):
@@ -205,8 +213,11 @@ async def test_a_cancelled_message_is_not_sent(autojump_clock: MockClock) -> Non
 
 
 async def test_each_limit_has_an_error_of_its_own() -> None:
-    limits = {"max_in_flight": 2, "max_queues": 2, "max_pages": 2, "max_unread": 1}
-    async with open_rig(gated=True, **limits) as rig, rig.open_client() as client:
+    limits = InstanceLimits(max_in_flight=2, max_queues=2, max_pages=2, max_unread=1)
+    async with (
+        open_rig(gated=True, limits=limits) as rig,
+        rig.open_client() as client,
+    ):
         session = client.session
         session.create_queue(1, "")
         with pytest.raises(LimitError, match="3 queues asked for"):
@@ -217,11 +228,12 @@ async def test_each_limit_has_an_error_of_its_own() -> None:
         session.send("a")
         client.forward(b"x", pages=[0])
         ticket = client.forward(b"x", pages=[1])
-        for call in (
+        calls: list[Callable[[], object]] = [
             lambda: client.forward(b"x", pages=[1]),
             lambda: session.synchronize(0),
             lambda: session.send("b"),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(LimitError, match="2 commands are in flight"):
                 call()
         session.cancel(ticket)
@@ -235,12 +247,15 @@ async def test_each_limit_has_an_error_of_its_own() -> None:
 async def test_submitting_and_cancelling_for_long_is_refused_in_the_end() -> None:
     """The channel to the batcher has room for ``max_in_flight`` of each instance."""
     control = ControlConfig(max_instances=1)
-    async with open_rig(gated=True, control=control, max_in_flight=4) as rig:
+    async with open_rig(
+        gated=True, control=control, limits=InstanceLimits(max_in_flight=4)
+    ) as rig:
         async with rig.open_client() as client:
             client.session.alloc_kvpage(0, [0])
+            for _ in range(4):
+                client.session.cancel(client.forward(b"x", pages=[0]))
             with pytest.raises(LimitError, match="4 commands have not finished"):
-                for _ in range(9):
-                    client.session.cancel(client.forward(b"x", pages=[0]))
+                client.forward(b"x", pages=[0])
             rig.gate.open()
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from pie_trio.config import ControlConfig
+from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.inference.fake import fake_continuation
 from tests.application.host.clients import (
     NUM_PAGES,
@@ -86,7 +86,7 @@ async def test_a_command_that_was_cancelled_during_its_step_is_waited_for() -> N
 async def test_messages_without_room_are_delivered_after_the_end(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_rig(max_unread=1) as rig:
+    async with open_rig(limits=InstanceLimits(max_unread=1)) as rig:
         async with rig.open_client() as client:
             for text in "abc":
                 client.session.send(text)
@@ -183,7 +183,7 @@ async def use_everything(rig: Rig, client: Client) -> None:
 async def test_an_instance_can_be_cancelled_at_each_wait(
     place: int, is_at_once: bool
 ) -> None:
-    async with open_rig(max_unread=1) as rig:
+    async with open_rig(limits=InstanceLimits(max_unread=1)) as rig:
         num_waits = 0
         reached = trio.Event()
 

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from pie_trio.config import InstanceLimits
 from pie_trio.errors import (
     BadArgumentError,
+    InferletError,
     LimitError,
     OutOfPagesError,
     UnknownHandleError,
 )
 from pie_trio.inference.fake import fake_continuation
 from tests.application.host.clients import NUM_PAGES, PAGE_SIZE, open_rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROMPT = [256, *b"Once upon"]
 LENGTH = len(PROMPT)
@@ -164,10 +171,13 @@ async def test_each_model_has_pages_of_its_own() -> None:
 
 
 async def test_allocating_and_giving_back_are_all_or_nothing() -> None:
-    async with open_rig(max_pages=4) as rig, rig.open_client() as client:
+    async with (
+        open_rig(limits=InstanceLimits(max_pages=4)) as rig,
+        rig.open_client() as client,
+    ):
         session = client.session
         session.alloc_kvpage(0, [0, 1])
-        refusals = [
+        refusals: list[tuple[type[InferletError], Callable[[], None]]] = [
             (BadArgumentError, lambda: session.alloc_kvpage(0, [2, 1])),
             (BadArgumentError, lambda: session.alloc_kvpage(0, [2, 2])),
             (LimitError, lambda: session.alloc_kvpage(0, [2, 3, 4])),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pie_trio.config import ControlConfig
+from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.errors import InferletError
-from tests.application.host.clients import PAGE_SIZE, Rig, open_rig
+from pie_trio.inference.fake import fake_continuation
+from tests.application.host.clients import Rig, open_rig
 from tests.application.host.programs import (
     POOL_PAGES,
     PROGRAMS,
@@ -124,8 +126,7 @@ async def test_a_forward_is_either_refused_with_nothing_changed_or_runs(
             before = state_of(rig, session)
             try:
                 ticket = session.forward_text(queue, request)
-            except InferletError as error:
-                assert str(error)
+            except InferletError:
                 assert state_of(rig, session) == before
                 return
             tokens, top_ids, _ = await client.resolve(session.take_forward(ticket))
@@ -157,18 +158,16 @@ CALLS = st.one_of(
 async def test_no_calls_break_the_session_or_lose_a_page(
     calls: list[tuple[str, tuple[Any, ...]]], is_held: bool
 ) -> None:
-    limits = {"max_in_flight": 6, "max_pages": 6, "max_queues": 3, "max_unread": 2}
+    limits = InstanceLimits(max_in_flight=6, max_pages=6, max_queues=3, max_unread=2)
     control = ControlConfig(max_batch_tokens=4, rendezvous_floor_seconds=0.0)
     async with open_rig(
-        names=["a", "b"], num_pages=4, control=control, gated=is_held, **limits
+        names=["a", "b"], num_pages=4, control=control, gated=is_held, limits=limits
     ) as rig:
         session = rig.make_session()
         try:
             for name, arguments in calls:
-                try:
+                with suppress(InferletError):
                     getattr(session, name)(*arguments)
-                except InferletError as error:
-                    assert str(error)
                 for model in rig.models.values():
                     model.pool.check()
         finally:
@@ -180,9 +179,10 @@ async def test_a_context_that_is_not_full_keeps_its_last_page_private() -> None:
     """One shrunk example of the kind that the random programs find."""
     async with open_rig() as rig, rig.open_client() as client:
         client.session.alloc_kvpage(0, [0])
-        client.forward(b"ab", pages=[0])
+        client.forward(b"a", pages=[0])
         client.session.fork_kvpage(0, [0], [1])
-        left = client.forward(b"c", pages=[0], start=2)
-        right = client.forward(b"d", pages=[1], start=2)
-        assert await client.take(left) != await client.take(right)
-        assert PAGE_SIZE > 3
+        for page, second in ((0, b"b"), (1, b"c")):
+            client.forward(second, pages=[page], start=1)
+        for page, text in ((0, b"abd"), (1, b"acd")):
+            found = await client.run(b"d", pages=[page], start=2)
+            assert [found] == fake_continuation(text, 1)

@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from pie_trio.config import ControlConfig
+from pie_trio.control.served_model import open_served_model
+from pie_trio.engine_api import ForwardResult, ModelInfo, PageCopy
+from pie_trio.errors import CancelledError, EngineError
+from pie_trio.inference.fake import FakeEngine, FakeTokenizer
+from tests.control.engines import TIME_LIMIT_SECONDS, Gate, Outcomes, tokens_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from pie_trio.control.commands import Command
+    from pie_trio.control.dispatch import Batcher
+    from pie_trio.control.pages import PagePool
+    from pie_trio.control.rendezvous import Rendezvous
+    from pie_trio.engine_api import Batch, Engine
+
+NUM_PAGES, PAGE_SIZE = 16, 4
+
+
+@dataclass(frozen=True)
+class Rig:
+    engine: FakeEngine
+    gate: Gate
+    batcher: Batcher
+    pool: PagePool
+    rendezvous: Rendezvous
+    outcomes: Outcomes
+
+    def submit(self, token: int, **details: Any) -> Command:
+        """Submit a command that writes a page of its own, unless ``page`` names one."""
+        page = details.pop("page", None)
+        if page is None:
+            page = self.pool.allocate()
+        command = self.outcomes.command(token, page=page, **details)
+        self.batcher.submit(command)
+        return command
+
+    @property
+    def batches(self) -> list[list[int]]:
+        return tokens_of(self.engine.batches)
+
+
+@asynccontextmanager
+async def open_rig(
+    *,
+    gated: bool = False,
+    failures: dict[int, Exception] | None = None,
+    **control: Any,
+) -> AsyncGenerator[Rig]:
+    gate = Gate(is_open=not gated)
+    engine = FakeEngine(
+        num_pages=NUM_PAGES, page_size=PAGE_SIZE, failures=failures, on_step=gate
+    )
+    control = {"rendezvous_floor_seconds": 0.0, **control}
+    with trio.fail_after(TIME_LIMIT_SECONDS):
+        async with open_served_model(
+            engine, FakeTokenizer(), ControlConfig(**control), max_in_flight=64
+        ) as model:
+            try:
+                yield Rig(
+                    engine,
+                    gate,
+                    model.batcher,
+                    model.pool,
+                    model.rendezvous,
+                    Outcomes(),
+                )
+            finally:
+                gate.open()
+
+
+def error_of(outcome: ForwardResult | Exception) -> Exception:
+    assert isinstance(outcome, Exception)
+    return outcome
+
+
+def token_of(outcome: ForwardResult | Exception) -> int:
+    assert isinstance(outcome, ForwardResult)
+    return int(outcome.token_ids[0])
+
+
+async def test_calls_that_arrive_during_a_step_share_the_next_batch() -> None:
+    async with open_rig(gated=True) as rig:
+        rig.submit(1)
+        await rig.gate.wait_started(1)
+        for token in (2, 3, 4):
+            rig.submit(token)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3, 4)
+        assert rig.batches == [[1], [2, 3, 4]]
+        assert rig.batcher.num_steps == 2
+        assert rig.batcher.num_unfinished == 0
+
+
+async def test_a_batch_is_limited_and_the_oldest_go_first() -> None:
+    async with open_rig(gated=True, max_batch=2) as rig:
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        for token in (5, 4, 3, 2, 1):
+            rig.submit(token)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3, 4, 5)
+        assert rig.batches == [[0], [4, 5], [2, 3], [1]]
+
+
+async def test_each_command_gets_its_own_result() -> None:
+    async with open_rig(gated=True) as rig:
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        for token in (1, 2, 3):
+            rig.submit(token)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3)
+        alone = FakeEngine(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
+        for batch in rig.engine.batches:
+            for request in batch.forwards:
+                token = int(request.token_ids[0])
+                (expected,) = alone.execute(type(batch)((request,)))
+                found = token_of(rig.outcomes.by_token[token])
+                assert found == expected.token_ids[0]
+
+
+async def test_commands_on_one_page_run_in_order_and_others_pass_them() -> None:
+    async with open_rig(gated=True) as rig:
+        page = rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        for token in (1, 2, 3):
+            rig.submit(token, page=page)
+        rig.submit(4)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3, 4)
+        assert rig.batches == [[0], [1, 4], [2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (EngineError("scripted"), "scripted"),
+        (ValueError("a bug"), "the batch failed: ValueError: a bug"),
+    ],
+    ids=["engine error", "bug"],
+)
+async def test_a_failure_fails_just_its_batch(failure: Exception, message: str) -> None:
+    async with open_rig(gated=True, failures={1: failure}) as rig:
+        page = rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        for token in (1, 2):
+            rig.submit(token)
+        rig.submit(3, page=page)
+        rig.submit(4, page=page)
+        rig.gate.open()
+        await rig.outcomes.wait(0, 1, 2, 3, 4)
+        for token in (1, 2, 3):
+            error = error_of(rig.outcomes.by_token[token])
+            assert isinstance(error, EngineError)
+            assert str(error) == message
+        for token in (0, 4):
+            assert token_of(rig.outcomes.by_token[token]) >= 0
+        assert rig.batches == [[0], [1, 2, 3], [4]]
+
+
+class ForgetfulEngine:
+    """An engine with a bug: it forgets the last result of its first batch."""
+
+    def __init__(self) -> None:
+        self._inner = FakeEngine(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._inner.info
+
+    def execute(self, batch: Batch) -> Sequence[ForwardResult]:
+        results = self._inner.execute(batch)
+        return results[:-1] if len(self._inner.batches) == 1 else results
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+async def test_missing_results_fail_the_batch_and_serving_goes_on() -> None:
+    engine: Engine = ForgetfulEngine()
+    outcomes = Outcomes()
+    with trio.fail_after(TIME_LIMIT_SECONDS):
+        async with open_served_model(
+            engine, FakeTokenizer(), ControlConfig(), max_in_flight=8
+        ) as model:
+            for token in (1, 2):
+                page = model.pool.allocate()
+                model.batcher.submit(outcomes.command(token, page=page))
+                await outcomes.wait(token)
+            error = error_of(outcomes.by_token[1])
+            assert isinstance(error, EngineError)
+            assert str(error) == "1 forwards, but 0 results"
+            assert token_of(outcomes.by_token[2]) >= 0
+
+
+async def test_withdrawn_commands_never_reach_the_engine() -> None:
+    async with open_rig(gated=True) as rig:
+        page = rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        commands = {t: rig.submit(t, page=page) for t in (1, 2, 3, 4)}
+        for token in (1, 3):
+            rig.batcher.withdraw(commands[token])
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3, 4)
+        assert rig.batches == [[0], [2], [4]], "what depends on them runs in order"
+        for token in (1, 3):
+            assert isinstance(rig.outcomes.by_token[token], CancelledError)
+
+
+async def test_nothing_runs_if_everything_is_withdrawn() -> None:
+    async with open_rig() as rig:
+        page = rig.pool.allocate()
+        for token in (1, 2):
+            rig.batcher.withdraw(rig.submit(token, page=page))
+        await rig.outcomes.wait(1, 2)
+        assert rig.batches == []
+
+
+async def test_a_command_that_has_started_cannot_be_withdrawn() -> None:
+    async with open_rig(gated=True) as rig:
+        command = rig.submit(1)
+        await rig.gate.wait_started(1)
+        rig.batcher.withdraw(command)
+        rig.gate.open()
+        await rig.outcomes.wait(1)
+        assert token_of(rig.outcomes.by_token[1]) >= 0
+
+
+def copy_of(rig: Rig, token: int, source: int) -> tuple[Command, int]:
+    """Submit a command that first copies ``source`` to the new page that it writes."""
+    target = rig.pool.allocate()
+    copy = PageCopy(source, target, 0, 0, PAGE_SIZE)
+    return rig.submit(token, page=target, copies=[copy]), target
+
+
+async def test_a_withdrawn_command_still_makes_the_copies_that_a_handle_stands_for() -> (
+    None
+):
+    async with open_rig(gated=True) as rig:
+        source = rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        command, target = copy_of(rig, 1, source)
+        rig.batcher.withdraw(command)
+        rig.submit(2, page=target)
+        rig.gate.let_go()
+        await rig.gate.wait_started(2)
+        rig.batcher.withdraw(command)  # now that it has started
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert isinstance(rig.outcomes.by_token[1], CancelledError)
+        assert rig.batches == [[0], [], [2]]
+        assert rig.engine.batches[1].copies == command.copies
+
+
+async def test_copies_that_nobody_counts_on_are_not_made() -> None:
+    async with open_rig(gated=True) as rig:
+        source = rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        command, target = copy_of(rig, 1, source)
+        after = rig.submit(2, page=target)
+        for withdrawn in (command, after):
+            rig.batcher.withdraw(withdrawn)
+        rig.pool.release(target)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert rig.batches == [[0]]
+
+
+async def test_copies_are_made_for_a_reader_whose_handle_was_given_back() -> None:
+    async with open_rig(gated=True) as rig:
+        source = rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        command, target = copy_of(rig, 1, source)
+        rig.submit(2, reads=[target])
+        rig.batcher.withdraw(command)
+        rig.pool.release(target)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert rig.batches == [[0], [], [2]]
+
+
+async def test_pages_are_kept_until_the_commands_that_use_them_are_done() -> None:
+    async with open_rig(gated=True) as rig:
+        read, written = rig.pool.allocate(), rig.pool.allocate()
+        rig.submit(1, page=written, reads=[read])
+        queued = rig.submit(2, page=written)
+        await rig.gate.wait_started(1)
+        for page in (read, written):
+            rig.pool.release(page)
+        assert rig.pool.num_free == NUM_PAGES - 2
+        rig.batcher.withdraw(queued)
+        assert rig.pool.num_free == NUM_PAGES - 2
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert rig.pool.num_free == NUM_PAGES
+        rig.pool.check()
+
+
+async def test_a_long_prefill_does_not_starve() -> None:
+    async with open_rig(gated=True, max_batch_tokens=4) as rig:
+        pages = [rig.pool.allocate() for _ in range(3)]
+        for number, page in enumerate(pages):
+            rig.submit(number, page=page)
+        await rig.gate.wait_started(1)
+        for number, page in enumerate(pages):
+            rig.submit(10 + number, page=page)
+        rig.submit(99, num_tokens=4)
+        for step in range(2, 5):  # the decodes never pause
+            for number, page in enumerate(pages):
+                rig.submit(10 * step + number, page=page)
+            rig.gate.let_go()
+            await rig.gate.wait_started(step)
+        assert rig.batches == [[0, 1, 2], [10, 11, 12], [99], [20, 21, 22]]
+
+
+async def test_the_batcher_waits_for_those_who_are_about_to_submit() -> None:
+    async with open_rig(rendezvous_floor_seconds=TIME_LIMIT_SECONDS) as rig:
+        for name in ("a", "b"):
+            rig.rendezvous.expect(name)
+        rig.submit(1)
+        await wait_all_tasks_blocked()
+        rig.submit(2)
+        rig.rendezvous.settle("a")
+        await wait_all_tasks_blocked()
+        assert rig.batches == []
+        rig.submit(3)
+        rig.rendezvous.settle("b")
+        await rig.outcomes.wait(1, 2, 3)
+        assert rig.batches == [[1, 2, 3]]
+
+
+async def test_who_computes_for_long_does_not_stop_the_others() -> None:
+    async with open_rig(rendezvous_floor_seconds=0.001) as rig:
+        rig.rendezvous.expect("slow")
+        rig.submit(1)
+        await rig.outcomes.wait(1)
+        assert rig.rendezvous.num_expected == 0
+
+
+async def test_what_is_left_when_the_batcher_is_cancelled_fails() -> None:
+    """Or instances that are cancelled with it would wait for ever, shielded."""
+    async with open_rig(gated=True) as rig:
+        page = rig.pool.allocate()
+        for token in (1, 2):  # one in the step, one that waits for it
+            rig.submit(token, page=page)
+        await rig.gate.wait_started(1)
+        rig.submit(3)  # and one in the channel
+        rig.gate.let_go()
+    assert token_of(rig.outcomes.by_token[1]) >= 0
+    for token in (2, 3):
+        assert isinstance(rig.outcomes.by_token[token], CancelledError)
+    rig.submit(4)
+    assert isinstance(rig.outcomes.by_token[4], CancelledError), "nobody is there"
+    assert rig.batches == [[1]]
+    assert rig.batcher.num_unfinished == 0
+
+
+async def test_an_error_in_the_block_is_the_only_one_that_leaves_it() -> None:
+    with pytest.RaisesGroup(KeyError):
+        async with open_rig() as rig:
+            rig.submit(1)
+            await rig.outcomes.wait(1)
+            await wait_all_tasks_blocked()
+            raise KeyError("scripted")
+
+
+async def test_a_block_may_end_while_a_step_runs_and_more_is_ready() -> None:
+    async with open_rig(gated=True, max_batch=1) as rig:
+        for token in (1, 2, 3):
+            rig.submit(token)
+        await rig.gate.wait_started(1)
+    assert rig.batches == [[1]]
+    assert set(rig.outcomes.by_token) == {1, 2, 3}
+
+
+async def test_a_step_is_not_abandoned_when_the_batcher_is_cancelled() -> None:
+    with trio.CancelScope() as scope:
+        async with open_rig(gated=True) as rig:
+            rig.submit(1)
+            await rig.gate.wait_started(1)
+            scope.cancel()
+            assert rig.outcomes.by_token == {}
+    assert token_of(rig.outcomes.by_token[1]) >= 0
+    np.testing.assert_array_equal(rig.engine.batch_sizes, [1])

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from pie_trio.control.tickets import TicketTable
+from pie_trio.errors import EngineError, LimitError, UnknownHandleError
+from tests.control.engines import note
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+def make_table(wakes: list[str] | None = None) -> TicketTable:
+    return TicketTable(
+        max_in_flight=3, on_wake=note([] if wakes is None else wakes, "w")
+    )
+
+
+def test_a_result_is_taken_once() -> None:
+    table = make_table()
+    ticket = table.open()
+    table.complete(ticket, "result")
+    assert table.peek(ticket) == "result"
+    assert table.take(ticket) == "result"
+    with pytest.raises(UnknownHandleError, match=f"ticket {ticket}"):
+        table.take(ticket)
+
+
+def test_an_error_is_raised_when_it_is_taken_and_closes_the_ticket() -> None:
+    table = make_table()
+    ticket = table.open()
+    table.complete(ticket, EngineError("scripted"))
+    assert isinstance(table.peek(ticket), EngineError)
+    with pytest.raises(EngineError, match="scripted"):
+        table.take(ticket)
+    assert len(table) == 0
+
+
+def test_ready_tickets_are_returned_in_the_order_that_was_asked_for() -> None:
+    table = make_table()
+    first, second, third = (table.open() for _ in range(3))
+    table.complete(first, None)
+    table.complete(third, None)
+    assert table.ready([third, second, first]) == [third, first]
+    with pytest.raises(UnknownHandleError):
+        table.ready([first, 99])
+
+
+def test_no_more_tickets_are_open_than_the_limit() -> None:
+    table = make_table()
+    tickets = [table.open() for _ in range(3)]
+    with pytest.raises(LimitError, match="3 commands are in flight"):
+        table.check_room()
+    table.complete(tickets[0], None)
+    with pytest.raises(LimitError):
+        table.check_room()  # done, but not taken
+    table.take(tickets[0])
+    table.check_room()
+
+
+def test_cancelling_withdraws_what_has_not_finished_once() -> None:
+    table, calls = make_table(), list[str]()
+    ticket, done = table.open(note(calls, "a")), table.open(note(calls, "b"))
+    table.complete(done, None)
+    for _ in range(2):
+        table.cancel(ticket)
+        table.cancel(done)
+    assert calls == ["a"]
+    assert len(table) == 0
+
+
+def test_what_arrives_for_a_cancelled_ticket_is_forgotten() -> None:
+    table = make_table()
+    ticket = table.open()
+    table.cancel(ticket)
+    table.complete(ticket, "late")
+    assert len(table) == 0
+
+
+def test_cancelling_all_closes_all() -> None:
+    table, calls = make_table(), list[str]()
+    table.open(note(calls, "a"))
+    table.open()
+    table.cancel_all()
+    assert (calls, len(table)) == (["a"], 0)
+
+
+async def test_a_wait_ends_with_the_first_ticket_that_is_ready(
+    autojump_clock: MockClock,
+) -> None:
+    wakes: list[str] = []
+    table = make_table(wakes)
+    first, second, other = (table.open() for _ in range(3))
+    found: list[int] = []
+
+    async def wait() -> None:
+        found.extend(await table.wait_any([first, second], None))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            table.complete(other, None)
+            assert wakes == [], "nobody waits for that one"
+            table.complete(second, None)
+            assert wakes == ["w"], "the batcher is told at once"
+            table.complete(first, None)
+    assert found == [first, second]
+    assert wakes == ["w"]
+
+
+async def test_a_wait_for_what_is_ready_already_ends_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    table = make_table()
+    ticket = table.open()
+    table.complete(ticket, None)
+    with trio.fail_after(5):
+        assert await table.wait_any([ticket], None) == [ticket]
+
+
+async def test_a_wait_ends_at_its_deadline(autojump_clock: MockClock) -> None:
+    wakes: list[str] = []
+    table = make_table(wakes)
+    ticket = table.open()
+    with trio.fail_after(5):
+        assert await table.wait_any([ticket], trio.current_time() + 2) == []
+        assert trio.current_time() == 2
+        assert await table.wait_any([], trio.current_time() + 1) == []
+    assert wakes == []
+
+
+async def test_nobody_is_woken_once_a_wait_was_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    wakes: list[str] = []
+    table = make_table(wakes)
+    ticket = table.open()
+    with trio.move_on_after(1):
+        await table.wait_any([ticket], None)
+    table.complete(ticket, "kept")
+    assert wakes == []
+    assert table.take(ticket) == "kept"
