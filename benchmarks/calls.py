@@ -59,6 +59,13 @@ ONE = {
     "answered at once: detokenize 8 tokens": "host.detokenize('', [65] * 8)",
 }
 SUSPEND = "host.finish(0)"
+SPINNER = make_program(
+    "from inferlet_py import inferlet, log\n"
+    "@inferlet\n"
+    "async def main() -> None:\n"
+    "    log('spins')\n"
+    "    while True: pass\n"
+)
 FORWARD = "await context.forward([1], top=1); context.truncate(2)"
 
 
@@ -105,6 +112,18 @@ async def measure(
     return samples
 
 
+async def measure_beside_spinner(launcher: Launcher, *, calls: int) -> list[float]:
+    """Return microseconds a forward while another inferlet computes without end."""
+    spins = trio.Event()
+    spinner = launcher.prepare(SPINNER, {}, on_log=lambda _: spins.set())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spinner.run)
+        await spins.wait()
+        samples = await measure(launcher, FORWARD, calls=calls, count=1)
+        nursery.cancel_scope.cancel()
+    return samples
+
+
 async def main() -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--calls", type=int, default=5000)
@@ -124,6 +143,9 @@ async def main() -> None:
             each = statistics.median(samples) / count
             name = f"a forward of one token, {count} inferlets"
             print(f"  {name:42s} us {spread(samples)}, {each:.1f} for each")
+        samples = await measure_beside_spinner(launcher, calls=options.calls // 4)
+        name = "a forward of one token, beside an endless loop"
+        print(f"  {name:42s} us {spread(samples)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""The model in the package is what its card says, and does the least it must."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+import pie_trio
+from training.corpus import react, stream, tool_calls
+from training.corpus.documents import chat
+from training.corpus.toolbox import TOOLS
+from training.export import CHAT_TEMPLATE, load_model
+from training.generate import Generator
+
+FOLDER = Path(pie_trio.__file__).parent / "models" / "pie_tiny"
+CITY_QUESTION = "What is the weather in Oslo?"
+
+
+@pytest.fixture(scope="module")
+def shipped_tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def generator(shipped_tokenizer: Tokenizer) -> Generator:
+    return Generator(load_model(FOLDER), shipped_tokenizer)
+
+
+def test_it_fits_the_kernels_and_the_package() -> None:
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert config["head_dim"] == 64
+    assert config["num_attention_heads"] // config["num_key_value_heads"] in (2, 4)
+    assert config["max_position_embeddings"] >= 2048
+    assert config["tie_word_embeddings"]
+    assert (FOLDER / "model.safetensors").stat().st_size <= 8_000_000
+
+
+def test_its_chat_template_is_the_one_of_the_corpus() -> None:
+    config = json.loads((FOLDER / "tokenizer_config.json").read_text())
+    assert config["chat_template"] == CHAT_TEMPLATE
+
+
+def test_its_tokenizer_gives_back_the_corpus(shipped_tokenizer: Tokenizer) -> None:
+    documents = stream(9)
+    for _ in range(50):
+        text = next(documents).text
+        ids = shipped_tokenizer.encode(text).ids
+        assert shipped_tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_it_calls_a_tool_in_json(generator: Generator) -> None:
+    system = tool_calls.declare_tools([TOOLS["weather"], TOOLS["calculator"]])
+    messages = (("system", system), ("user", CITY_QUESTION), ("assistant", ""))
+    [text] = generator.complete([chat(*messages)[0].prompt])
+    assert tool_calls.parse_calls(text) == [("weather", {"city": "Oslo"})]
+
+
+def test_it_calls_a_tool_in_a_transcript(generator: Generator) -> None:
+    system = react.declare(["weather", "calculator"])
+    messages = (("system", system), ("user", CITY_QUESTION), ("assistant", ""))
+    [text] = generator.complete([chat(*messages)[0].prompt], stop=react.STOP)
+    assert react.parse_action(text.removesuffix(react.STOP)) == (
+        "weather",
+        {"city": "Oslo"},
+    )
+
+
+def test_transformers_gives_the_same_greedy_tokens(
+    shipped_tokenizer: Tokenizer,
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        FOLDER, dtype=torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)
+    generator = Generator(load_model(FOLDER), shipped_tokenizer)
+    documents = stream(11)
+    prompts = [next(documents).turns[0].prompt or "Once upon" for _ in range(50)]
+    ours = generator.complete(prompts, max_tokens=40)
+    for prompt, text in zip(prompts, ours, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        assert ids[0].tolist() == shipped_tokenizer.encode(prompt).ids
+        out = theirs.generate(ids, max_new_tokens=40, do_sample=False)[
+            0, ids.shape[1] :
+        ]
+        ends = theirs.generation_config.eos_token_id
+        kept = [token for token in out.tolist() if token not in ends]
+        assert shipped_tokenizer.decode(kept, skip_special_tokens=False) == text
