@@ -1,0 +1,1 @@
+"""How ``pie-tiny`` is made: its corpus, its tokenizer, its training, its figures."""
