@@ -43,8 +43,11 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
         engine: FakeEngine | None = None,
         num_warm: int = 0,
         control: ControlConfig | None = None,
+        slice_ticks: int | None = None,
         **limits: Any,
     ) -> AsyncGenerator[Launcher]:
+        ordinary = language.runtime.slice_ticks
+        language.runtime.slice_ticks = slice_ticks or ordinary
         loaded = LoadedEngine(engine or FakeEngine(), FakeTokenizer())
         instance_limits = InstanceLimits(**limits)
         async with (
@@ -55,7 +58,10 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
                 language, models, instance_limits, num_warm=num_warm
             ) as launcher,
         ):
-            yield launcher
+            try:
+                yield launcher
+            finally:
+                language.runtime.slice_ticks = ordinary
             for model in models.values():
                 assert model.pool.num_free == model.pool.num_pages, "a page was lost"
                 model.pool.check()

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from pie_trio.control.outbox import Message
 
 LIMIT_SECONDS = 120
+# However slow the machine: guests are not preempted, and the batcher waits for those who are
+# about to submit.
+PATIENT = {
+    "control": ControlConfig(rendezvous_floor_seconds=LIMIT_SECONDS),
+    "slice_ticks": 10**6,
+}
 
 
 async def run(launcher: Launcher, program: SourceProgram, **arguments: Any) -> Any:
@@ -71,9 +77,7 @@ async def test_many_programs_share_batches_and_get_their_own_tokens(
     async def one(prompt: str) -> None:
         results[prompt] = await run(launcher, GENERATE, prompt=prompt)
 
-    # However slow the machine: the batcher waits for those who are about to submit.
-    control = ControlConfig(rendezvous_floor_seconds=LIMIT_SECONDS)
-    async with open_fake(engine=engine, control=control) as launcher:
+    async with open_fake(engine=engine, **PATIENT) as launcher:
         await launcher.compile(GENERATE)
         async with trio.open_nursery() as nursery:
             for prompt in prompts:
@@ -98,7 +102,7 @@ async def test_branches_of_one_program_share_batches(open_fake: OpenLauncher) ->
         "            nursery.start_soon(branch, text)\n"
         "return results"
     )
-    async with open_fake(engine=engine) as launcher:
+    async with open_fake(engine=engine, **PATIENT) as launcher:
         results = await run(launcher, program)
     for text, tokens in results:
         prompt = [256, *f"a common beginning{text}".encode()]
