@@ -134,7 +134,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="[NAME=]DIR",
         help="a model in the Hugging Face layout; repeat for several, the first is the default "
-        "(default: $PIE_MODEL)",
+        "(default: $PIE_MODEL, else pie-tiny, which comes with Pie)",
     )
     parser.add_argument(
         "--kv-pages", type=_count, metavar="N", help="KV pages of each model"
@@ -217,7 +217,5 @@ def _run(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from pie_trio.application.doctor import examine, print_report
 
-    models = options.model or (
-        [os.environ["PIE_MODEL"]] if "PIE_MODEL" in os.environ else []
-    )
-    return print_report(examine(models, options.cache_dir or default_cache_directory()))
+    cache_directory = options.cache_dir or default_cache_directory()
+    return print_report(examine(options.model or (), cache_directory))

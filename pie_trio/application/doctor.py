@@ -8,17 +8,21 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from pie_trio.application.run.setup import default_model, parse_model
 from pie_trio.errors import ConfigError, PieError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from pie_trio.config import ModelConfig
 
 __all__ = ["Finding", "examine", "print_report"]
 
@@ -62,12 +66,11 @@ def examine(models: Sequence[str], cache_directory: Path) -> Iterator[Finding]:
     yield gpu
     yield _examine_flashinfer(has_gpu=gpu.status == "ok")
     yield _examine_cache(cache_directory)
-    if not models:
-        yield Finding(
-            "model", "absent", "none named", "pass --model DIR, or set PIE_MODEL"
-        )
-    for text in models:
-        yield _examine_model(text)
+    if models:
+        for text in models:
+            yield _examine_model(partial(parse_model, text))
+    else:
+        yield _examine_model(default_model)
 
 
 def print_report(findings: Iterator[Finding]) -> int:
@@ -175,15 +178,13 @@ def _examine_cache(directory: Path) -> Finding:
     return _explain("language component", look)
 
 
-def _examine_model(text: str) -> Finding:
-    from pie_trio.application.run.setup import parse_model
-
+def _examine_model(choose: Callable[[], ModelConfig]) -> Finding:
     def look() -> Finding:
         try:
             from pie_trio.inference.model_directory import read_model_directory
         except ImportError as error:
-            return Finding("model", "wrong", f"{text}: {error}", "install torch first")
-        config = parse_model(text)
+            return Finding("model", "wrong", str(error), "install torch first")
+        config = choose()
         found = read_model_directory(config.directory)
         size = sum(
             path.stat().st_size for path in config.directory.glob("*.safetensors")

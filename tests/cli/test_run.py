@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pie_trio.application.run.setup import default_model
+from pie_trio.errors import ConfigError
 from tests.cli.conftest import LIMIT_SECONDS, ROOT, Pie
 
 if TYPE_CHECKING:
@@ -187,10 +189,22 @@ def test_a_bad_program_says_what_was_expected(
     assert "pie_trio" not in done.err
 
 
-def test_without_a_model_it_says_what_to_pass(pie: Pie) -> None:
-    done = pie("run", EXAMPLE)
-    assert done.code == 2
-    assert "pass --model DIR" in done.err
+def test_without_a_model_it_takes_the_one_that_comes_with_pie(
+    pie: Pie, torch_is_there: None, mode_flags: list[str]
+) -> None:
+    prompt = "Once upon a time"
+    done = pie("run", *mode_flags, EXAMPLE, "--prompt", prompt, "--max-tokens", 16)
+    assert done.code == 0, done.err
+    assert done.out.startswith(prompt)
+    assert len(done.out) > len(prompt) + 16
+
+
+def test_without_any_model_it_says_what_to_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIE_MODEL", raising=False)
+    with pytest.raises(ConfigError, match="pass --model DIR"):
+        default_model(tmp_path)
 
 
 def test_a_bad_model_directory_says_what_was_expected(pie: Pie, tmp_path: Path) -> None:

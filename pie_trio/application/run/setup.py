@@ -24,6 +24,7 @@ __all__ = [
     "prepare_torch",
 ]
 
+PACKAGED_MODEL = Path(__file__).parent.parent.parent / "models" / "pie_tiny"
 BUILD_SECONDS = 20.0
 COMPILE_SECONDS = 10.0
 SMALL_MODEL_BYTES = 32 << 20
@@ -44,14 +45,16 @@ def parse_model(text: str) -> ModelConfig:
     return ModelConfig(path, name or path.resolve().name)
 
 
-def default_model() -> ModelConfig:
-    """Return the model to use where none was named: ``$PIE_MODEL``.
+def default_model(packaged: Path = PACKAGED_MODEL) -> ModelConfig:
+    """Return the model to use where none was named: ``$PIE_MODEL``, else pie-tiny.
 
     Raises:
-        ConfigError: It is not set.
+        ConfigError: There is neither.
     """
     if named := os.environ.get("PIE_MODEL"):
         return parse_model(named)
+    if (packaged / "config.json").exists():
+        return ModelConfig(packaged, "pie-tiny")
     raise ConfigError(
         "no model: pass --model DIR, a directory in the Hugging Face layout (config.json, "
         "*.safetensors, tokenizer.json) with a model of the Llama family, or set PIE_MODEL"
