@@ -28,7 +28,7 @@ def test_a_working_installation_is_reported_as_such(
 
 
 def test_what_is_wrong_is_named_and_decides_the_exit_code(
-    pie: Pie, tmp_path: Path
+    pie: Pie, torch_is_there: None, tmp_path: Path
 ) -> None:
     done = pie("doctor", "--model", tmp_path / "none")
     assert done.code == 1

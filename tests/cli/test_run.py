@@ -207,7 +207,9 @@ def test_without_any_model_it_says_what_to_pass(
         default_model(tmp_path)
 
 
-def test_a_bad_model_directory_says_what_was_expected(pie: Pie, tmp_path: Path) -> None:
+def test_a_bad_model_directory_says_what_was_expected(
+    pie: Pie, torch_is_there: None, tmp_path: Path
+) -> None:
     done = pie("run", "--model", tmp_path, EXAMPLE)
     assert done.code == 2
     assert "config.json" in done.err
