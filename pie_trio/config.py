@@ -58,6 +58,7 @@ class InstanceLimits:
         max_queues: Open command queues.
         max_pages: KV pages of each model, shared ones counted each time.
         max_unread: Messages that the client has not taken yet.
+        max_unread_bytes: And their size; no message may be larger.
         log_bytes: What the log keeps; older lines go first.
     """
 
@@ -67,6 +68,7 @@ class InstanceLimits:
     max_queues: int = 1024
     max_pages: int = 65536
     max_unread: int = 4096
+    max_unread_bytes: int = 16 << 20
     log_bytes: int = 1 << 20
 
 

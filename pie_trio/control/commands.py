@@ -12,9 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from pie_trio.control.pages import PagePool
     from pie_trio.engine_api import ForwardRequest, ForwardResult, PageCopy
 
 __all__ = ["Command", "PageOrder", "choose_batch"]
@@ -34,6 +37,7 @@ class Command:
         num_blockers: Unfinished commands that it waits for; 0 means ready.
         dependents: Commands that wait for it.
         is_queued: It is, or was, among the ready ones.
+        failure: Why it cannot run, if that is so.
         is_withdrawn: Nobody wants it any more: it finishes without running. Its copies are
             still made where a handle stands for one of them.
     """
@@ -50,12 +54,46 @@ class Command:
     is_queued: bool = False
     is_started: bool = False
     is_withdrawn: bool = False
+    failure: Exception | None = None
     is_finished: bool = False
 
     @property
     def num_tokens(self) -> int:
         """New tokens of the forward."""
         return len(self.request.token_ids)
+
+    def sees_unfilled(self, pool: PagePool) -> bool:
+        """Say whether it would attend to a slot that the engine has not written.
+
+        That is so when the command that was to write the slot was withdrawn, or failed.
+        """
+        request = self.request
+        start = request.kv_len - len(request.token_ids)
+        if start == 0:
+            return False
+        filled = pool.filled[request.page_ids]
+        for copy in self.copies:  # they come before it
+            filled[request.page_ids == copy.target] = pool.filled[copy.source]
+        earlier = filled.reshape(-1)[:start]
+        if request.mask is not None:
+            earlier = earlier | ~request.mask[:, :start].any(axis=0)
+        return not earlier.all()
+
+    def note_outcome(self, pool: PagePool, *, is_copied: bool, is_run: bool) -> None:
+        """Note which slots are filled now.
+
+        Args:
+            pool: The pages.
+            is_copied: Whether the batch with its copies succeeded.
+            is_run: Whether its forward did, too.
+        """
+        for copy in self.copies:
+            pool.filled[copy.target] = pool.filled[copy.source] & is_copied
+        request = self.request
+        slots = np.arange(request.kv_len - len(request.token_ids), request.kv_len)
+        pages = request.page_ids[slots // pool.page_size]
+        if is_run or not is_copied:  # after a failed batch they hold anything
+            pool.filled[pages, slots % pool.page_size] = is_run
 
 
 class PageOrder:

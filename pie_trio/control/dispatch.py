@@ -135,8 +135,10 @@ class Batcher:
         candidates: list[Command] = []
         while self._ready:
             _, command = heapq.heappop(self._ready)
+            if not command.is_withdrawn and command.sees_unfilled(self.pool):
+                command.is_withdrawn, command.failure = True, _sees_unfilled()
             if command.is_withdrawn and not self._must_copy(command):
-                self._finish(command, _withdrawn())
+                self._finish(command, command.failure or _withdrawn())
             else:
                 candidates.append(command)
         chosen = choose_batch(
@@ -168,17 +170,25 @@ class Batcher:
             copies=tuple(copy for command in commands for copy in command.copies),
         )
         started = trio.current_time()
-        outcomes = iter(await self._execute(batch))
+        outcomes = await self._execute(batch)
+        is_good = not isinstance(outcomes, Exception)
         self.last_step_at = trio.current_time()
         elapsed = self.last_step_at - started
         self._step_seconds += STEP_SMOOTHING * (elapsed - self._step_seconds)
         self.num_steps += 1
+        results = iter(() if isinstance(outcomes, Exception) else outcomes)
         for command in commands:
-            self._finish(
-                command, _withdrawn() if command.is_withdrawn else next(outcomes)
-            )
+            is_run = is_good and not command.is_withdrawn
+            command.note_outcome(self.pool, is_copied=is_good, is_run=is_run)
+        for command in commands:
+            if command.is_withdrawn:
+                self._finish(command, command.failure or _withdrawn())
+            elif isinstance(outcomes, Exception):
+                self._finish(command, EngineError(str(outcomes)))
+            else:
+                self._finish(command, next(results))
 
-    async def _execute(self, batch: Batch) -> Sequence[ForwardResult | Exception]:
+    async def _execute(self, batch: Batch) -> Sequence[ForwardResult] | EngineError:
         """Return a result for each forward, or the error that the batch failed with."""
         size = len(batch.forwards)
         try:
@@ -190,12 +200,12 @@ class Batcher:
                 raise EngineError(f"{size} forwards, but {len(results)} results")
         except EngineError as error:
             logger.error("a batch of %d failed: %s", size, error)
-            return [error] * size
+            return error
         except Exception as error:
             # A bug of the engine's: fail this batch, keep serving.
             logger.exception("a batch of %d failed", size)
             text = f"the batch failed: {type(error).__name__}: {error}"
-            return [EngineError(text)] * size
+            return EngineError(text)
         return results
 
     def _finish(self, command: Command, outcome: ForwardResult | Exception) -> None:
@@ -237,6 +247,13 @@ async def open_batcher(
 
 def _withdrawn() -> CancelledError:
     return CancelledError("the command was withdrawn before it ran")
+
+
+def _sees_unfilled() -> CancelledError:
+    return CancelledError(
+        "the forward attends to tokens whose own forward was withdrawn or has failed: "
+        "run those again first"
+    )
 
 
 def _stopped() -> CancelledError:

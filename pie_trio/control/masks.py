@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_trio.errors import BadArgumentError
+from pie_trio.errors import BadArgumentError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["decode_mask", "infer_mask"]
+
+MAX_MASK_ENTRIES = 1 << 25
 
 
 def infer_mask(
@@ -53,10 +55,16 @@ def decode_mask(
 
     Raises:
         BadArgumentError: A row is missing, too long, or sees nothing.
+        LimitError: It would be too large.
     """
     if len(rows) != num_tokens:
         raise BadArgumentError(
             f"a mask has a row for each new token: expected {num_tokens}, got {len(rows)}"
+        )
+    if num_tokens * kv_len > MAX_MASK_ENTRIES:
+        raise LimitError(
+            f"a mask may have {MAX_MASK_ENTRIES} entries, but {num_tokens} tokens and "
+            f"{kv_len} slots make {num_tokens * kv_len}: forward fewer tokens at once"
         )
     mask = np.zeros((num_tokens, kv_len), np.bool_)
     for index, runs in enumerate(rows):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from pie_trio.errors import LimitError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,23 +22,39 @@ class Outbox:
 
     Args:
         max_unread: Beyond this, messages wait for the client outside of the outbox.
+        max_bytes: The same for their size; those that wait may have as much once more.
     """
 
-    def __init__(self, *, max_unread: int) -> None:
-        self.max_unread = max_unread
+    def __init__(self, *, max_unread: int, max_bytes: int) -> None:
+        self.max_unread, self.max_bytes = max_unread, max_bytes
         self._messages: deque[Message] = deque()
+        self._num_bytes = 0
         self._late: dict[int, tuple[Message, Callable[[], None]]] = {}  # in order
+        self._late_bytes = 0
         self._next_late = 0
         self._is_closed = False
         self._changed = trio.Event()
 
     def put(self, message: Message) -> bool:
         """Append a message if there is room for it, and say so."""
-        if self._late or len(self._messages) >= self.max_unread:
+        if self._late or not self._has_room(message):
             return False
-        self._messages.append(message)
+        self._append(message)
         self._changed.set()
         return True
+
+    def check_late(self, message: Message) -> None:
+        """Raise unless a message may wait.
+
+        Raises:
+            LimitError: The messages that wait would be too large together.
+        """
+        size = _size(message)
+        if self._late_bytes + size > self.max_bytes:
+            raise LimitError(
+                f"{self._late_bytes + size} bytes of messages wait for the client, but "
+                f"{self.max_bytes} may: await each send, and send less at once"
+            )
 
     def put_late(
         self, message: Message, on_room: Callable[[], None]
@@ -46,12 +64,15 @@ class Outbox:
         Returns:
             Takes the message back; once there was room for it, that does nothing.
         """
+        size = _size(message)
         number = self._next_late
         self._next_late += 1
         self._late[number] = (message, on_room)
+        self._late_bytes += size
 
         def take_back() -> None:
-            self._late.pop(number, None)
+            if self._late.pop(number, None) is not None:
+                self._late_bytes -= size
 
         return take_back
 
@@ -70,8 +91,32 @@ class Outbox:
         await trio.lowlevel.checkpoint()
         taken = list(self._messages)
         self._messages.clear()
-        while self._late and len(self._messages) < self.max_unread:
-            message, on_room = self._late.pop(next(iter(self._late)))
-            self._messages.append(message)
+        self._num_bytes = 0
+        while self._late:
+            number = next(iter(self._late))
+            message, on_room = self._late[number]
+            if not self._has_room(message):
+                break
+            del self._late[number]
+            self._late_bytes -= _size(message)
+            self._append(message)
             on_room()
         return taken
+
+    def _has_room(self, message: Message) -> bool:
+        """Say whether a message fits; an empty outbox takes one of any size."""
+        if not self._messages:
+            return self.max_unread > 0
+        return (
+            len(self._messages) < self.max_unread
+            and self._num_bytes + _size(message) <= self.max_bytes
+        )
+
+    def _append(self, message: Message) -> None:
+        self._messages.append(message)
+        self._num_bytes += _size(message)
+
+
+def _size(message: Message) -> int:
+    """Return the bytes that a message takes at least."""
+    return len(message)

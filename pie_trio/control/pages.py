@@ -29,7 +29,9 @@ class PagePool:
 
     Attributes:
         positions: ``[num_pages, page_size]`` int32, the position with which each slot was
-            written; -1 where nothing was.
+            written; -1 where nothing was. Set when a command is submitted.
+        filled: ``[num_pages, page_size]`` bool, where the engine has written since the page was
+            lent. What is not filled may hold what an earlier owner left, and is never shown.
     """
 
     def __init__(self, *, num_pages: int, page_size: int) -> None:
@@ -37,6 +39,7 @@ class PagePool:
         self.positions: NDArray[np.int32] = np.full(
             (num_pages, page_size), UNWRITTEN, np.int32
         )
+        self.filled: NDArray[np.bool_] = np.zeros((num_pages, page_size), np.bool_)
         self._owners = [0] * num_pages
         self._pins = [0] * num_pages
         self._free = list(range(num_pages - 1, -1, -1))  # a stack: page 0 goes first
@@ -57,6 +60,7 @@ class PagePool:
         page = self._free.pop()
         self._owners[page] = 1
         self.positions[page] = UNWRITTEN
+        self.filled[page] = False
         return page
 
     def share(self, page: int) -> None:

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import trio
+
 from pie_trio.control.dispatch import Batcher, open_batcher
 from pie_trio.control.pages import PagePool
 from pie_trio.control.rendezvous import Rendezvous
@@ -21,7 +23,11 @@ __all__ = ["ServedModel", "open_served_model"]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model with everything that belongs to it alone."""
+    """One model with everything that belongs to it alone.
+
+    Attributes:
+        tokenizer_limiter: Of the threads in which long texts are tokenized.
+    """
 
     info: ModelInfo
     tokenizer: Tokenizer
@@ -29,6 +35,7 @@ class ServedModel:
     batcher: Batcher
     rendezvous: Rendezvous
     config: ControlConfig
+    tokenizer_limiter: trio.CapacityLimiter
 
 
 @asynccontextmanager
@@ -42,4 +49,12 @@ async def open_served_model(
     async with open_batcher(
         engine, pool, rendezvous, config, max_in_flight=max_in_flight
     ) as batcher:
-        yield ServedModel(info, tokenizer, pool, batcher, rendezvous, config)
+        yield ServedModel(
+            info,
+            tokenizer,
+            pool,
+            batcher,
+            rendezvous,
+            config,
+            trio.CapacityLimiter(1),
+        )

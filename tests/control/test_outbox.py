@@ -23,7 +23,7 @@ async def take_all(outbox: Outbox) -> list[list[Message]]:
 async def test_messages_come_in_order_and_all_at_once(
     autojump_clock: MockClock,
 ) -> None:
-    outbox = Outbox(max_unread=4)
+    outbox = Outbox(max_unread=4, max_bytes=1 << 20)
     for message in ("a", b"b", "c"):
         assert outbox.put(message)
     with trio.fail_after(5):
@@ -31,7 +31,7 @@ async def test_messages_come_in_order_and_all_at_once(
 
 
 async def test_who_takes_waits_for_a_message(autojump_clock: MockClock) -> None:
-    outbox, taken = Outbox(max_unread=4), list[Message]()
+    outbox, taken = Outbox(max_unread=4, max_bytes=1 << 20), list[Message]()
 
     async def take() -> None:
         taken.extend(await outbox.take())
@@ -48,7 +48,7 @@ async def test_who_takes_waits_for_a_message(autojump_clock: MockClock) -> None:
 async def test_late_messages_get_room_in_order_when_the_client_takes(
     autojump_clock: MockClock,
 ) -> None:
-    outbox, calls = Outbox(max_unread=2), list[str]()
+    outbox, calls = Outbox(max_unread=2, max_bytes=1 << 20), list[str]()
     for message in ("a", "b"):
         assert outbox.put(message)
     for message in ("c", "d", "e"):
@@ -67,7 +67,7 @@ async def test_late_messages_get_room_in_order_when_the_client_takes(
 async def test_a_late_message_can_be_taken_back_until_there_is_room(
     autojump_clock: MockClock,
 ) -> None:
-    outbox, calls = Outbox(max_unread=1), list[str]()
+    outbox, calls = Outbox(max_unread=1, max_bytes=1 << 20), list[str]()
     outbox.put("a")
     take_back = [outbox.put_late(m, note(calls, m)) for m in ("b", "c", "d")]
     take_back[0]()
@@ -83,7 +83,7 @@ async def test_a_late_message_can_be_taken_back_until_there_is_room(
 async def test_closing_delivers_everything_and_then_ends(
     autojump_clock: MockClock,
 ) -> None:
-    outbox, calls = Outbox(max_unread=1), list[str]()
+    outbox, calls = Outbox(max_unread=1, max_bytes=1 << 20), list[str]()
     outbox.put("a")
     outbox.put_late("b", note(calls, "b"))
     outbox.close()
@@ -94,7 +94,7 @@ async def test_closing_delivers_everything_and_then_ends(
 
 
 async def test_closing_ends_a_take_that_waits(autojump_clock: MockClock) -> None:
-    outbox = Outbox(max_unread=1)
+    outbox = Outbox(max_unread=1, max_bytes=1 << 20)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_all, outbox)
@@ -103,7 +103,7 @@ async def test_closing_ends_a_take_that_waits(autojump_clock: MockClock) -> None
 
 
 async def test_a_cancelled_take_loses_nothing(autojump_clock: MockClock) -> None:
-    outbox = Outbox(max_unread=1)
+    outbox = Outbox(max_unread=1, max_bytes=1 << 20)
     outbox.put("a")
     with trio.CancelScope() as scope:
         scope.cancel()

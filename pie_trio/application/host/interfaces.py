@@ -141,10 +141,10 @@ def make_interfaces() -> list[HostInterface]:
         _interface(
             "tokenize",
             {
-                "tokenize": _fallible(
+                "tokenize": _waiting(
                     Session.tokenize, Array(U32), STRING, STRING, BOOL
                 ),
-                "detokenize": _fallible(Session.detokenize, STRING, STRING, HANDLES),
+                "detokenize": _waiting(Session.detokenize, STRING, STRING, HANDLES),
                 "get-vocabs": _fallible(Session.get_vocabs, List(Array(U8)), STRING),
             },
         ),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import trio
@@ -26,15 +27,23 @@ from pie_trio.engine_api import ForwardResult, SamplerSpec
 from pie_trio.errors import BadArgumentError, LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from pie_trio.application.host.instance_log import InstanceLog
     from pie_trio.config import InstanceLimits
+    from pie_trio.control.forwards import ForwardPlan
     from pie_trio.control.served_model import ServedModel
 
 __all__ = ["Launch", "Session"]
+
+T = TypeVar("T")
+
+LONG_TOKENIZER_INPUT = 1 << 14
+"""Characters or tokens that take about 10 ms: too long for the loop that everybody shares."""
+
+MAX_TOKENIZER_INPUT = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,9 @@ class Session:
         log: InstanceLog,
     ) -> None:
         self.launch, self.models, self.limits, self.log = launch, models, limits, log
-        self.outbox = Outbox(max_unread=limits.max_unread)
+        self.outbox = Outbox(
+            max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
+        )
         self.tickets = TicketTable(
             max_in_flight=limits.max_in_flight, on_wake=self._expect
         )
@@ -79,6 +90,7 @@ class Session:
             name: HandleTable("page", max_handles=limits.max_pages) for name in models
         }
         self._num_unfinished = 0
+        self._is_warned = False
         self._all_finished = trio.Event()
         self._timers: dict[int, float] = {}
         self._next_timer = 1
@@ -139,6 +151,7 @@ class Session:
         if self.outbox.put(message):
             return None
         self.tickets.check_room()
+        self.outbox.check_late(message)
         ticket = self.tickets.open(lambda: take_back())
         take_back = self.outbox.put_late(
             message, lambda: self.tickets.complete(ticket, None)
@@ -302,6 +315,7 @@ class Session:
                 "inferlet may have; withdrawn ones count until the device gets to them"
             )
         plan = plan_forward(wanted, table, model.pool, model.info, model.config)
+        self._warn_of_positions(plan, model)
         ticket = self.tickets.open(lambda: model.batcher.withdraw(command))
 
         def on_done(outcome: ForwardResult | Exception) -> None:
@@ -343,20 +357,35 @@ class Session:
             result.top_probs.ravel(),
         )
 
+    def _warn_of_positions(self, plan: ForwardPlan, model: ServedModel) -> None:
+        highest = int(plan.request.positions.max())
+        if highest >= model.info.max_positions and not self._is_warned:
+            self._is_warned = True
+            self.log.write(
+                "warning",
+                f"position {highest} is beyond the {model.info.max_positions} that "
+                f"{model.info.name} was made for: what it says there may make no sense",
+            )
+
     # ---- tokenize --------------------------------------------------------------------
 
-    def tokenize(self, model: str, text: str, special: bool) -> NDArray[np.int32]:
-        """Return the token ids of a text."""
-        return self._model(model).tokenizer.encode(text, add_special_tokens=special)
+    def tokenize(
+        self, model: str, text: str, special: bool
+    ) -> NDArray[np.int32] | Waiting:
+        """Return the token ids of a text; a long one is tokenized in a thread."""
+        found = self._model(model)
+        encode = partial(found.tokenizer.encode, text, add_special_tokens=special)
+        return _run_long(found, encode, size=len(text))
 
-    def detokenize(self, model: str, tokens: list[int]) -> str:
+    def detokenize(self, model: str, tokens: list[int]) -> str | Waiting:
         """Return the text of token ids, without special tokens."""
         found = self._model(model)
         if tokens and max(tokens) >= found.info.vocab_size:
             raise BadArgumentError(
                 f"token {max(tokens)} is not below {found.info.vocab_size}, the model's vocabulary"
             )
-        return found.tokenizer.decode(tokens, skip_special_tokens=True)
+        decode = partial(found.tokenizer.decode, tokens, skip_special_tokens=True)
+        return _run_long(found, decode, size=len(tokens))
 
     def get_vocabs(self, model: str) -> list[NDArray[np.uint8]]:
         """Return the bytes of every token."""
@@ -385,3 +414,26 @@ class Session:
     def drop_resource(self, number: int) -> None:
         """Forget a timer."""
         self._timers.pop(number, None)
+
+
+def _run_long(model: ServedModel, call: Callable[[], T], *, size: int) -> T | Waiting:
+    """Make a call of the tokenizer, or if its input is long, let the guest wait for it.
+
+    Raises:
+        LimitError: The input is too long.
+    """
+    if size > MAX_TOKENIZER_INPUT:
+        raise LimitError(
+            f"{size} characters or tokens at once, but {MAX_TOKENIZER_INPUT} are the limit: "
+            "take them in parts"
+        )
+    if size <= LONG_TOKENIZER_INPUT:
+        return call()
+
+    async def work() -> T:
+        # It touches neither the device nor the guest's memory: it may be left alone.
+        return await trio.to_thread.run_sync(
+            call, abandon_on_cancel=True, limiter=model.tokenizer_limiter
+        )
+
+    return Waiting(work)

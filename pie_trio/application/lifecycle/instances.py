@@ -24,7 +24,13 @@ from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.fiber import Fiber
 from pie_trio.application.wasm.linking import PARKED
 from pie_trio.application.wasm.values import STRING, List, Result, ResultValue
-from pie_trio.errors import BadArgumentError, GuestFailedError, TimedOutError
+from pie_trio.config import ControlConfig
+from pie_trio.errors import (
+    BadArgumentError,
+    GuestFailedError,
+    LimitError,
+    TimedOutError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -131,6 +137,7 @@ class Instance:
         Raises:
             GuestFailedError: The program raised.
             GuestTrappedError: The guest trapped.
+            LimitError: There are as many instances as there may be.
             TimedOutError: It ran longer than its limit.
         """
         result: str = await self._launcher.run(self.session, "run")
@@ -153,6 +160,7 @@ class Launcher:
 
     Attributes:
         num_running: Instances that have not ended.
+        max_instances: Most of them at once.
     """
 
     def __init__(
@@ -160,8 +168,10 @@ class Launcher:
         language: LinkedComponent,
         models: Mapping[str, ServedModel],
         limits: InstanceLimits,
+        max_instances: int,
     ) -> None:
         self.models, self.limits = models, limits
+        self.max_instances = max_instances
         self.num_running = 0
         self._language = language
         self._code: dict[str, Sequence[str]] = {}  # by digest of the program
@@ -213,6 +223,12 @@ class Launcher:
 
     async def run(self, session: _GuestHost, export: str) -> Any:
         """Run one of the program's exports in a guest of its own; see :class:`Instance`."""
+        if self.num_running >= self.max_instances:
+            await session.close()
+            raise LimitError(
+                f"{self.num_running} inferlets are running, which is as many as there may be: "
+                "try again when one has ended"
+            )
         self.num_running += 1
         try:
             with self._take_guest(export) as fiber:
@@ -286,6 +302,9 @@ class Launcher:
             self._warm.popleft().close()
 
     def _is_contended(self) -> bool:
+        """Say whether anybody but the one guest that asks is at work."""
+        if self.num_running < 2:
+            return False
         since = trio.current_time() - CONTENTION_MEMORY_SECONDS
         return any(
             model.batcher.num_unfinished or model.batcher.last_step_at > since
@@ -314,6 +333,7 @@ async def open_launcher(
     limits: InstanceLimits,
     *,
     num_warm: int = 0,
+    max_instances: int | None = None,
 ) -> AsyncGenerator[Launcher]:
     """Launch programs sent as source for as long as the block is open.
 
@@ -322,8 +342,10 @@ async def open_launcher(
         models: What the programs may use, by name; the first is the default.
         limits: Of each instance.
         num_warm: Guests to keep instantiated ahead of time.
+        max_instances: Most instances at once; None for the default.
     """
-    launcher = Launcher(language, models, limits)
+    most = ControlConfig().max_instances if max_instances is None else max_instances
+    launcher = Launcher(language, models, limits, most)
     try:
         await launcher.warm_up(num_warm)
         async with trio.open_nursery() as nursery:

@@ -276,7 +276,9 @@ async def test_models_are_found_by_name_and_the_first_is_the_default(
 async def test_text_becomes_tokens_and_comes_back(autojump_clock: MockClock) -> None:
     async with open_rig() as rig:
         session = rig.make_session()
-        assert session.tokenize("", "hé", True).tolist() == [256, *"hé".encode()]
+        encoded = session.tokenize("", "hé", True)
+        assert not isinstance(encoded, Waiting)
+        assert encoded.tolist() == [256, *"hé".encode()]
         assert session.detokenize("fake", [256, *"hé".encode()]) == "hé"
         assert session.get_vocabs("")[97].tobytes() == b"a"
         with pytest.raises(BadArgumentError, match="token 258 is not below 258"):
