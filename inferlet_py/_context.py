@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inferlet_py._checks import check_int, check_tokens
 from inferlet_py._distribution import Distribution
+from inferlet_py._errors import CommandCancelledError
+from inferlet_py._flushes import Flush
 from inferlet_py._generation import Generation
 from inferlet_py._host import SamplerValues, get_host
 from inferlet_py._models import Model, get_model
@@ -18,12 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Context"]
 
 DEFAULT_TOP = 32
+MAX_U32 = 2**32 - 1
 
 
 class Context:
     """Tokens, and the KV pages that remember them. Use as an (async) context manager.
 
     Tokens that were appended are *pending* until a forward takes them; one forward takes all.
+    If it fails or is cancelled they are pending again, and the next one repeats it.
 
     Args:
         model: Name of a model of the server; its default one without.
@@ -37,7 +42,7 @@ class Context:
         self._model = get_model(model)
         self._pages: list[int] = []
         self._num_written = 0
-        self._flushes: list[int] = []  # tickets of forwards whose result nobody wants
+        self._flushes: list[Flush] = []  # in the order of their slots
         self._is_closed = False
 
     def __enter__(self) -> Context:
@@ -80,11 +85,9 @@ class Context:
         if self._is_closed:
             return
         self._is_closed = True
-        host = get_host()
-        for ticket in self._flushes:
-            host.cancel(ticket)
+        self._release_flushes()
         if self._pages:
-            host.dealloc_kvpage(self._model.queue, self._pages)
+            get_host().dealloc_kvpage(self._model.queue, self._pages)
         self._pages = []
 
     def text(self) -> str:
@@ -92,12 +95,20 @@ class Context:
         return self._model.detokenize(self.token_ids)
 
     def append(self, token_ids: Iterable[int]) -> None:
-        """Append tokens. The next forward takes them."""
+        """Append tokens. The next forward takes them.
+
+        Raises:
+            BadArgumentError: One is no token id of the model.
+        """
         self._check_open()
-        self.token_ids.extend(token_ids)
+        self.token_ids += check_tokens(token_ids, self._model.info.vocab_size)
 
     async def fill(self, prompt: str | Sequence[int]) -> None:
-        """Append a text, or tokens, and let the model read all of it but the last token.
+        """Append a text, or tokens.
+
+        Like ``append`` it runs nothing, until more than the model's
+        ``max_forward_tokens`` are pending: it then runs the first of them, and waits.
+        If that fails or is cancelled, all stay appended and are pending.
 
         The first text of a context gets the model's own prefix (as a BOS token).
         """
@@ -105,10 +116,8 @@ class Context:
         if isinstance(prompt, str):
             prompt = self._model.tokenize(prompt, special=not self.token_ids)
         self.append(prompt)
-        limit = self._model.info.max_forward_tokens
-        while len(self.token_ids) - self._num_written > limit:
-            self._flush(self._num_written + limit)
-        await self._settle_flushes()
+        while self._flush_surplus():
+            await self._settle_flushes()
 
     async def forward(
         self, token_ids: Iterable[int] = (), *, top: int = DEFAULT_TOP
@@ -116,9 +125,15 @@ class Context:
         """Append tokens, run the model, and return what may come next.
 
         Args:
-            token_ids: May be empty if tokens are pending.
+            token_ids: May be empty; if none is pending either, the last token is run
+                again.
             top: How many of the most likely tokens to return.
+
+        Raises:
+            BadArgumentError: A token or ``top`` is out of range.
+            ValueError: The context is empty.
         """
+        check_int("top", top, MAX_U32)
         self.append(token_ids)
         _, ids, probs = await self._run(None, top)
         return Distribution(ids, probs)
@@ -126,9 +141,12 @@ class Context:
     async def sample(self, sampler: Sampler) -> int:
         """Run the model on the pending tokens and return the next one, which is not appended.
 
-        A sampler without a seed draws anew at each call.
+        If none is pending, the last token is run again. A sampler without a seed draws
+        anew at each call.
+
+        Raises:
+            ValueError: The context is empty.
         """
-        self._check_open()
         tokens, _, _ = await self._run(sampler.values(), 0)
         return tokens[0]
 
@@ -147,7 +165,11 @@ class Context:
             sampler: How to choose them; greedy without.
             stop: Strings that end the text; they are not part of it.
             stop_tokens: Tokens that end it; the model's own end tokens without.
+
+        Raises:
+            BadArgumentError: ``max_tokens`` is negative, or no int.
         """
+        check_int("max_tokens", max_tokens)
         self._check_open()
         return Generation(
             self,
@@ -177,16 +199,19 @@ class Context:
         numbers = self._model.new_page_numbers(len(used))
         get_host().fork_kvpage(self._model.queue, used, numbers)
         child._pages = numbers
+        child._flushes = [flush.share() for flush in self._flushes]
         return child
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from ``length`` on, and give back the pages that only they used.
 
         Raises:
-            ValueError: ``length`` is negative or beyond the end.
+            ValueError: ``length`` is beyond the end.
+            BadArgumentError: It is negative, or no int.
         """
         self._check_open()
-        if not 0 <= length <= len(self.token_ids):
+        check_int("length", length)
+        if length > len(self.token_ids):
             raise ValueError(
                 f"a context of {len(self.token_ids)} tokens cannot be cut to {length}"
             )
@@ -204,32 +229,84 @@ class Context:
         self, sampler: SamplerValues | None, top: int
     ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
         """Forward everything pending and return what the last token gives."""
-        self._check_open()
-        limit = self._model.info.max_forward_tokens
-        while len(self.token_ids) - self._num_written > limit:
-            self._flush(self._num_written + limit)
-        end = len(self.token_ids)
-        if end == self._num_written:
+        if not self.token_ids:
+            self._check_open()
             raise ValueError(
                 "there is nothing to run: fill() the context, or pass at least one token"
             )
-        ticket = self._submit(end, [end - self._num_written - 1], sampler, top)
-        await wait_ticket(ticket)
-        result = get_host().take_forward(ticket)
-        if self._flushes:
-            await self._settle_flushes()
-        return result
+        while True:
+            self._check_open()
+            if self._num_written == len(self.token_ids):
+                # What comes after the last token is asked for once more.
+                self._num_written -= 1
+            self._flush_surplus()
+            start, end = self._num_written, len(self.token_ids)
+            ticket = self._submit(end, [end - start - 1], sampler, top)
+            try:
+                await wait_ticket(ticket)
+                result, refusal = None, None
+                try:
+                    result = get_host().take_forward(ticket)
+                except CommandCancelledError as error:
+                    refusal = error  # for a flush that failed: its own error says more
+                if self._flushes and not await self._settle_flushes():
+                    continue
+                if result is not None:
+                    return result
+                # Some token before it was not written after all, whoever was to do it.
+                self._roll_back(0)
+                assert refusal is not None, "or there would be a result"
+                raise refusal
+            except BaseException:
+                # The flushes before it are given up too: one may be the cause.
+                self._roll_back(min([start, *(f.start for f in self._flushes)]))
+                self._release_flushes()
+                raise
+
+    def _flush_surplus(self) -> bool:
+        """Enqueue forwards until one more can take what is left.
+
+        Returns:
+            Whether any was needed.
+        """
+        limit = self._model.info.max_forward_tokens
+        was_needed = len(self.token_ids) - self._num_written > limit
+        while len(self.token_ids) - self._num_written > limit:
+            self._flush(self._num_written + limit)
+        return was_needed
 
     def _flush(self, end: int) -> None:
         """Enqueue a forward up to slot ``end`` that returns nothing."""
-        self._flushes.append(self._submit(end, [], None, 0))
+        start = self._num_written
+        self._flushes.append(Flush(self._submit(end, [], None, 0), start))
 
-    async def _settle_flushes(self) -> None:
-        """Wait for the forwards that return nothing, and raise what went wrong in them."""
-        host = get_host()
+    async def _settle_flushes(self) -> bool:
+        """Wait for the forwards that return nothing, and raise what went wrong in them.
+
+        Returns:
+            Whether all succeeded; if not, their tokens are pending again.
+        """
         while self._flushes:
-            await wait_ticket(self._flushes[0])
-            host.finish(self._flushes.pop(0))
+            flush = self._flushes.pop(0)
+            is_written = False
+            try:
+                is_written = await flush.settle()
+            finally:
+                if not is_written:
+                    self._roll_back(flush.start)
+                    self._release_flushes()
+            if not is_written:
+                return False
+        return True
+
+    def _roll_back(self, slot: int) -> None:
+        """Make the tokens from a slot on pending again: they were not written."""
+        self._num_written = min(self._num_written, slot)
+
+    def _release_flushes(self) -> None:
+        flushes, self._flushes = self._flushes, []
+        for flush in flushes:
+            flush.release()
 
     def _submit(
         self, end: int, outputs: list[int], sampler: SamplerValues | None, top: int

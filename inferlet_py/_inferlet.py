@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from inferlet_py import _kernel
-from inferlet_py._signature import Signature, WrongArgumentError
+from inferlet_py._signature import Signature, SignatureError, WrongArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,7 +63,20 @@ class Inferlet(Generic[P, R]):
 
 
 def inferlet(function: Callable[P, Awaitable[R]]) -> Inferlet[P, R]:
-    """Make an asynchronous function the program of its file. Its signature is its interface."""
+    """Make an asynchronous function the program of its file. Its signature is its interface.
+
+    Raises:
+        SignatureError: The function is not asynchronous.
+    """
+    name = getattr(function, "__name__", "main")
+    if inspect.isasyncgenfunction(function):
+        raise SignatureError(
+            f"{name} has a `yield`, but a program returns once: send() what comes before"
+        )
+    if not inspect.iscoroutinefunction(function):
+        raise SignatureError(
+            f"{name} is not asynchronous: write `async def {name}` below @inferlet"
+        )
     return Inferlet(function)
 
 

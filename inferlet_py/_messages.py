@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from inferlet_py._host import get_host
 from inferlet_py._tasks import wait_ticket
 
 __all__ = ["get_instance_id", "get_version", "log", "send"]
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[str, ...] = get_args(Level)
 
 
 async def send(message: str | bytes) -> None:
@@ -15,7 +18,8 @@ async def send(message: str | bytes) -> None:
     host = get_host()
     given = cast("object", message)  # authors without a type checker pass anything
     if isinstance(given, str):
-        ticket = host.send(given)
+        # A lone surrogate has no UTF-8; the client must still get the rest.
+        ticket = host.send(given.encode(errors="replace").decode())
     elif isinstance(given, bytes):
         ticket = host.send_bytes(given)
     else:
@@ -28,10 +32,14 @@ async def send(message: str | bytes) -> None:
         host.finish(ticket)
 
 
-def log(
-    text: str, *, level: Literal["debug", "info", "warning", "error"] = "info"
-) -> None:
-    """Append a line to the instance's log."""
+def log(text: str, *, level: Level = "info") -> None:
+    """Append a line to the instance's log.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level is one of {', '.join(LEVELS)}, got {level!r}")
     get_host().log(level, text)
 
 

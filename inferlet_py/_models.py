@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from inferlet_py._checks import check_tokens
 from inferlet_py._host import ModelInfo, get_host
 
 if TYPE_CHECKING:
@@ -35,8 +36,13 @@ class Model:
         return list(get_host().tokenize(self.name, text, special))
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        return get_host().detokenize(self.name, token_ids)
+        """Return the text of token ids, without special tokens.
+
+        Raises:
+            BadArgumentError: One is no token id of the model.
+        """
+        checked = check_tokens(token_ids, self.info.vocab_size)
+        return get_host().detokenize(self.name, checked)
 
     def vocabulary(self) -> list[bytes]:
         """Return the bytes of every token, by id."""

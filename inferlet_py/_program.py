@@ -173,13 +173,33 @@ def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Fai
         error: What the program raised.
         hidden: Folders whose frames are left out too.
     """
+    hint = _hint(error)
+    if hint:
+        error.add_note(hint)  # which the traceback ends with
     report = traceback.TracebackException.from_exception(error)
     _keep_own_frames(report, (_OUR_FOLDER, _IMPORTLIB, "<frozen ", *hidden))
     kind = type(error).__qualname__
     module = type(error).__module__
     if module not in ("builtins", "__main__", "inferlet_py"):
         kind = f"{module}.{kind}"
-    return kind, str(error), "".join(report.format())
+    message = f"{error}: {hint}" if hint else str(error)
+    return kind, message, "".join(report.format())
+
+
+def _hint(error: BaseException) -> str:
+    """Return what an author may do about an import that only the sandbox refuses."""
+    platform: str = sys.platform  # a type checker would take it for a constant
+    if platform != "wasi" or not isinstance(error, ModuleNotFoundError):
+        return ""
+    if (error.name or "").partition(".")[0] in ("asyncio", "trio", "anyio"):
+        return (
+            "its event loop does not run here; inferlet_py has open_nursery, sleep, "
+            "move_on_after, Event and channels"
+        )
+    return (
+        "it is not in the sandbox, where a program has its own modules, inferlet_py and "
+        "most of the standard library"
+    )
 
 
 _OUR_FOLDER = str(Path(__file__).parent)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from inferlet_py._checks import check_int, check_real
+from inferlet_py._errors import BadArgumentError
 
 if TYPE_CHECKING:
     from inferlet_py._host import SamplerValues
@@ -12,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Greedy", "MinP", "Multinomial", "Sampler", "TopK", "TopP"]
 
 SEED_BITS = 64
+MAX_TEMPERATURE = 1e6
+"""The host's own limit: any higher is uniform."""
+MAX_TOP_K = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,9 @@ class Sampler:
         top_p: Keep the smallest set with at least this probability; 1 keeps all.
         min_p: Drop tokens less likely than this fraction of the most likely; 0 keeps all.
         seed: Makes the draws repeatable; None takes a new one for each generation.
+
+    Raises:
+        BadArgumentError: A field has the wrong type or is out of range.
     """
 
     temperature: float = 1.0
@@ -31,6 +40,15 @@ class Sampler:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_real("temperature", self.temperature, MAX_TEMPERATURE)
+        check_int("top_k", self.top_k, MAX_TOP_K)
+        check_real("top_p", self.top_p, 1, may_be_zero=False)
+        check_real("min_p", self.min_p, 1)
+        seed = cast("object", self.seed)  # without a type checker it may be anything
+        if seed is not None and not isinstance(seed, int):
+            raise BadArgumentError(f"seed is an int or None, got {seed!r}")
 
     def values(self) -> SamplerValues:
         """Return what the host takes, with a seed."""

@@ -60,7 +60,7 @@ class Signature:
         self._names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         defaults = function.__defaults__ or ()
         positional = self._names[: code.co_argcount]
-        self._defaults = dict(
+        self._defaults: dict[str, Any] = dict(
             zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
         )
         self._defaults.update(function.__kwdefaults__ or {})
@@ -76,6 +76,13 @@ class Signature:
             name: type(None) if hints[name] is None else hints[name]
             for name in self._names
         }
+        # `heat: float = 1` is a float if it is given, so it is one by default too.
+        self._float_defaults = {
+            name: float(default)
+            for name, default in self._defaults.items()
+            if type(default) is int and self._hints[name] is float
+        }
+        self._defaults.update(self._float_defaults)
 
     def documentation(self) -> str:
         """Return the function's docstring up to its sections."""
@@ -107,6 +114,8 @@ class Signature:
     def convert(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments, checked, by name of parameter.
 
+        Defaults are left to the function, but for ints that stand for floats.
+
         Raises:
             WrongArgumentError: It names the argument, what was expected and what came.
         """
@@ -121,7 +130,7 @@ class Signature:
         for name in self._names:
             if name not in arguments and name not in self._defaults:
                 raise WrongArgumentError(f"argument {name!r} is missing")
-        return {
+        return self._float_defaults | {
             name: _convert(value, self._hints[name], name)
             for name, value in arguments.items()
         }

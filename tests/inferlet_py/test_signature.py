@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferlet_py import SignatureError, WrongArgumentError
+from inferlet_py import SignatureError, WrongArgumentError, inferlet
 from inferlet_py._signature import Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 
 async def everything(
@@ -99,6 +99,30 @@ def test_a_wrong_argument_is_named(change: dict[str, Any], message: str) -> None
 def test_a_missing_argument_is_named() -> None:
     with pytest.raises(WrongArgumentError, match="argument 'count' is missing"):
         Signature(everything).convert({"text": "x"})
+
+
+async def warm(heat: float = 1, *, count: int = 1, maybe: float | None = 1) -> None: ...
+
+
+def test_a_float_parameter_has_a_float_by_default_too() -> None:
+    converted = Signature(warm).convert({})
+    assert converted == {"heat": 1.0}
+    assert type(converted["heat"]) is float
+    assert Signature(warm).convert({"heat": 2}) == {"heat": 2.0}
+    default = Signature(warm).schema()["properties"]["heat"]["default"]
+    assert type(default) is float
+
+
+def test_a_function_that_is_not_asynchronous_is_refused() -> None:
+    def ordinary() -> None: ...
+
+    async def stream() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(SignatureError, match="write `async def ordinary`"):
+        inferlet(ordinary)  # type: ignore[arg-type]
+    with pytest.raises(SignatureError, match="stream has a `yield`"):
+        inferlet(stream)  # type: ignore[arg-type]
 
 
 async def nothing() -> None: ...

@@ -30,6 +30,7 @@ def parse_program_arguments(
         description=description["documentation"] or None,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        conflict_handler="resolve",  # a parameter named help takes --help; -h stays
     )
     schema = description["arguments"]
     for name, parameter in schema["properties"].items():
@@ -44,6 +45,7 @@ def _add(
     *,
     is_required: bool,
 ) -> None:
+    schema = _without_null(schema)
     settings: dict[str, Any] = {"dest": name, "required": is_required}
     kind = _kind(schema)
     if kind == "boolean":
@@ -66,12 +68,20 @@ def _add(
     parser.add_argument("--" + name.replace("_", "-"), **settings)
 
 
+def _without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of what may be given besides null, if that is of one kind."""
+    options = [
+        option for option in schema.get("anyOf", []) if option.get("type") != "null"
+    ]
+    if len(options) != 1:
+        return schema
+    outer = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**outer, **options[0]}
+
+
 def _kind(schema: Mapping[str, Any]) -> str | None:
-    """Return the JSON type of a schema, not counting null in a union; None if there is no one."""
-    if "anyOf" in schema:
-        kinds = {_kind(option) for option in schema["anyOf"]} - {"null"}
-        return kinds.pop() if len(kinds) == 1 else None
-    kind: str | None = schema.get("type")
+    """Return the JSON type of a schema; None if it has several, or none."""
+    kind: str | None = None if "anyOf" in schema else schema.get("type")
     return kind
 
 
@@ -84,6 +94,7 @@ def _metavar(name: str, schema: Mapping[str, Any]) -> str | None:
 
 
 def _converter(schema: Mapping[str, Any]) -> Callable[[str], Any]:
+    schema = _without_null(schema)  # items have unions too
     if "enum" in schema:
         values = {str(value): value for value in schema["enum"]}
 

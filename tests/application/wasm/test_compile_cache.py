@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from wasmtime import WasmtimeError
 
 from pie_trio.application.wasm.compile_cache import (
     CompileCache,
+    lock_directory,
     make_private_directory,
     write_whole,
 )
@@ -83,3 +87,32 @@ def test_writing_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="cannot write"):
         write_whole(tmp_path / "taken", b"data")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="cannot write"):
+        write_whole(tmp_path / "none" / "file", b"data")
+
+
+def test_what_nobody_used_for_long_is_removed(tmp_path: Path, component: Path) -> None:
+    cache = CompileCache(tmp_path / "cache")
+    for name in ("old", "new"):
+        (cache.directory / f"{name}.cwasm").write_bytes(b"")
+    os.utime(cache.directory / "old.cwasm", (0, 0))
+    cache.load(make_engine(), component)
+    assert not (cache.directory / "old.cwasm").exists()
+    assert (cache.directory / "new.cwasm").exists()
+
+
+def test_only_one_has_the_cache(tmp_path: Path) -> None:
+    with lock_directory(tmp_path), (tmp_path / ".lock").open("wb") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock_directory(tmp_path):
+        pass
+
+
+def test_what_cannot_be_compiled_is_raised_here(tmp_path: Path) -> None:
+    (tmp_path / "bad.wat").write_text("(component")
+    with pytest.raises(WasmtimeError):
+        CompileCache(tmp_path / "cache").load(make_engine(), tmp_path / "bad.wat")
