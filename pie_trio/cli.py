@@ -7,9 +7,12 @@ could not be started (usage, model, program), 130 Ctrl-C, 143 SIGTERM, 70 a bug 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import select
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_SIGNAL = 1, 2, 70, 128
-SIGINT, SIGPIPE = 2, 13
+SIGINT, SIGPIPE, SIGTERM = 2, 13, 15
+SIGNAL_WORDS = {SIGINT: "interrupted", SIGTERM: "terminated"}
+WRITE_SECONDS = 1.0
+MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 4096
+"""The memory of a fresh guest, and all that 32 bits can address."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,14 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.format_exc() + "pie: this is a bug of Pie; please report it"
         )
         return EXIT_BUG
-    except KeyboardInterrupt:
-        _complain("pie: interrupted")
-        return EXIT_SIGNAL + SIGINT
+    except KeyboardInterrupt as error:
+        number: int = getattr(error, "number", SIGINT)
+        # Not where stderr is a full pipe: that would wait for its reader.
+        with suppress(OSError, ValueError):
+            if select.select([], [sys.stderr.fileno()], [], WRITE_SECONDS)[1]:
+                _complain(f"pie: {SIGNAL_WORDS[number]}")
+        return EXIT_SIGNAL + number
     return code
 
 
 def _complain(text: str) -> None:
-    sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - it is the command line
 
 
@@ -100,13 +110,13 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         metavar="SECONDS",
         help="end the program after this time",
     )
     parser.add_argument(
         "--memory",
-        type=_count,
+        type=_memory,
         metavar="MIB",
         help="memory that the program may use (default: "
         f"{InstanceLimits().memory_bytes >> 20})",
@@ -160,10 +170,36 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = _integer(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return value
+
+
+def _memory(text: str) -> int:
+    value = _integer(text)
+    if not MIN_MEMORY_MIB <= value <= MAX_MEMORY_MIB:
+        raise argparse.ArgumentTypeError(
+            f"expected {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}, got {text}"
+        )
+    return value
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        value = float(text)
+        if math.isfinite(value) and value > 0:
+            return value
+    raise argparse.ArgumentTypeError(
+        f"expected a positive number of seconds, got {text!r}"
+    )
 
 
 def _models(options: argparse.Namespace) -> list[ModelConfig]:
@@ -186,31 +222,33 @@ def _models(options: argparse.Namespace) -> list[ModelConfig]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pie_trio.application.run.command import Interrupted, RunOptions, run_in_wasm
-    from pie_trio.application.run.native import run_natively
+    from pie_trio.application.run.signals import catch_signals
 
-    limits = InstanceLimits(wall_seconds=options.timeout)
-    if options.memory is not None:
-        limits = replace(limits, memory_bytes=options.memory << 20)
-    cache_directory = options.cache_dir or default_cache_directory()
-    run = RunOptions(
-        program=options.program,
-        arguments=options.arguments,
-        models=_models(options),
-        wasm=WasmConfig(cache_directory=cache_directory),
-        limits=limits,
-        num_warm=options.warm,
-    )
-    try:
+    with catch_signals() as signals:
+        from pie_trio.application.run.command import RunOptions, run_in_wasm
+        from pie_trio.application.run.native import run_natively
+
+        limits = InstanceLimits(wall_seconds=options.timeout)
+        if options.memory is not None:
+            limits = replace(limits, memory_bytes=options.memory << 20)
+        cache_directory = options.cache_dir or default_cache_directory()
+        run = RunOptions(
+            program=options.program,
+            arguments=options.arguments,
+            choose_models=lambda: _models(options),
+            wasm=WasmConfig(cache_directory=cache_directory),
+            limits=limits,
+            num_warm=options.warm,
+        )
         if options.native:
+            for flag in ("memory", "warm"):
+                if getattr(options, flag):
+                    raise ConfigError(
+                        f"--{flag} is of the sandbox, which --native runs without"
+                    )
             run_natively(run)
         else:
-            run_in_wasm(run)
-    except Interrupted as interrupted:
-        _complain(
-            "pie: interrupted" if interrupted.number == SIGINT else "pie: terminated"
-        )
-        return EXIT_SIGNAL + interrupted.number
+            run_in_wasm(run, signals)
     return 0
 
 
@@ -218,4 +256,13 @@ def _doctor(options: argparse.Namespace) -> int:
     from pie_trio.application.doctor import examine, print_report
 
     cache_directory = options.cache_dir or default_cache_directory()
-    return print_report(examine(options.model or (), cache_directory))
+    try:
+        code = print_report(examine(options.model or (), cache_directory))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ConfigError(f"cannot write to stdout: {error.strerror}") from error
+    return code

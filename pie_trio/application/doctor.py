@@ -182,10 +182,17 @@ def _examine_model(choose: Callable[[], ModelConfig]) -> Finding:
     def look() -> Finding:
         try:
             from pie_trio.inference.model_directory import read_model_directory
+            from pie_trio.inference.tokenizer import load_tokenizer
+            from pie_trio.inference.weights import open_checkpoint
         except ImportError as error:
             return Finding("model", "wrong", str(error), "install torch first")
         config = choose()
         found = read_model_directory(config.directory)
+        load_tokenizer(
+            found.path / "tokenizer.json", vocab_size=found.config.vocab_size
+        )
+        with open_checkpoint(found.path):
+            pass  # the headers are read, and the files are as long as they say
         size = sum(
             path.stat().st_size for path in config.directory.glob("*.safetensors")
         )

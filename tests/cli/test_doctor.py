@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,3 +49,15 @@ def test_a_cache_that_others_may_write_is_an_error(pie: Pie, tmp_path: Path) -> 
     done = pie("doctor", "--cache-dir", tmp_path)
     assert done.code == 1
     assert "chmod 700" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_file_of_a_model_is_an_error(
+    pie: Pie, random_model: Path, tmp_path: Path, name: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(random_model, model)
+    (model / name).write_bytes((model / name).read_bytes()[:-10])
+    done = pie("doctor", "--model", model)
+    assert done.code == 1
+    assert name in "".join(done.out.split())

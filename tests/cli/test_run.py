@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,6 +76,92 @@ def test_help_after_the_program_is_the_programs(
     assert "Continue a prompt." in done.out
     assert "--max-tokens INT" in done.out
     assert "Most tokens to generate. (default: 64)" in done.out
+
+
+def test_help_needs_no_model(pie: Pie, tmp_path: Path, mode_flags: list[str]) -> None:
+    flags = ("--model", tmp_path / "none", *mode_flags)
+    done = pie("run", *flags, EXAMPLE, "--help")
+    assert done.code == 0, done.err
+    assert "--max-tokens INT" in done.out
+
+
+@pytest.mark.parametrize("end", ["return 1", "1 / 0"])
+def test_what_a_module_prints_is_printed_once_and_before_its_error(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str], end: str
+) -> None:
+    program = write_program(tmp_path, f"print('running')\n{end}")
+    program.write_text("print('imported')\n" + program.read_text())
+    done = pie("run", "--model", random_model, *mode_flags, program)
+    lines = done.err.splitlines()
+    assert [line for line in lines if "ing" in line or "ed" in line][:2] == [
+        "imported",
+        "running",
+    ]
+    assert lines.count("imported") == 1
+
+
+def test_what_a_broken_module_prints_is_printed(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("print('imported')\n1 / 0\n")
+    done = pie("run", "--model", random_model, *mode_flags, program)
+    assert done.code == 1
+    assert done.err.splitlines()[0] == "imported"
+    assert done.err.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_every_line_of_a_log_is_printed(
+    pie: Pie, random_model: Path, tmp_path: Path
+) -> None:
+    program = write_program(tmp_path, "for n in range(5000): print(n)")
+    done = pie("run", "--model", random_model, program)
+    assert done.err.splitlines() == [str(n) for n in range(5000)]
+
+
+def test_output_is_utf8_wherever_it_goes(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
+) -> None:
+    program = write_program(tmp_path, "await send('é')\nreturn 'ü'")
+    flags = ("--model", random_model, *mode_flags)
+    done = pie("run", *flags, program, PYTHONIOENCODING="ascii")
+    assert done.code == 0, done.err
+    assert done.out == "é\nü\n"
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "await sleep(1e6)"])
+def test_a_native_program_has_a_time_limit(
+    pie: Pie, random_model: Path, tmp_path: Path, body: str
+) -> None:
+    program = write_program(tmp_path, body)
+    done = pie("run", "--native", "--timeout", 0.5, "--model", random_model, program)
+    assert done.code == 1
+    assert done.err == "pie: the program ran for 0.5 s, which is its limit\n"
+
+
+def test_a_program_may_be_called_like_a_module_of_python(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
+) -> None:
+    program = write_program(tmp_path, "return 1").rename(tmp_path / "random.py")
+    done = pie("run", *mode_flags, "--model", random_model, program)
+    assert done.code == 0, done.err
+    assert done.out == "1\n"
+
+
+def test_a_zip_and_a_folder_run(
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_program(folder, "import other\nreturn other.VALUE").rename(folder / "app.py")
+    (folder / "other.py").write_text("VALUE = 7\n")
+    with zipfile.ZipFile(tmp_path / "program.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    for program in (folder, tmp_path / "program.zip"):
+        done = pie("run", *mode_flags, "--model", random_model, program)
+        assert done.code == 0, done.err
+        assert done.out == "7\n"
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,19 @@ def build_language_component(cache_directory: Path) -> Path:
             *("-d", str(SDK / "wit"), "-w", "language"),
             *("componentize", "-p", str(folder), APP_MODULE, "-o", str(built)),
         ]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0 or not built.exists():
-            output = (done.stderr or done.stdout).strip()
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                output, error = process.communicate()
+            finally:
+                process.kill()  # after Ctrl-C nothing may be left; else it has ended
+        if process.returncode != 0 or not built.exists():
+            output = (error or output).strip()
             raise CacheError(
                 f"componentize-py could not build the language component:\n{output}"
             )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import signal
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,7 +12,11 @@ import trio
 from pie_trio.application.lifecycle.instances import link_language, open_launcher
 from pie_trio.application.lifecycle.programs import SourceProgram, load_program
 from pie_trio.application.run.arguments import parse_program_arguments
-from pie_trio.application.run.console import MessagePrinter, print_log
+from pie_trio.application.run.console import (
+    LogPrinter,
+    MessagePrinter,
+    run_abandonable,
+)
 from pie_trio.application.run.setup import load_engine, prepare_language
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
@@ -23,7 +26,6 @@ from pie_trio.errors import InferletError
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncGenerator,
         Awaitable,
         Callable,
         Generator,
@@ -33,31 +35,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.application.host.session import Session
+    from pie_trio.application.run.signals import Signals
 
 __all__ = [
-    "Interrupted",
     "RunOptions",
     "first_leaf",
     "load_engines",
     "run_in_wasm",
     "run_trio",
     "serve_terminal",
-    "watch_signals",
 ]
 
 T = TypeVar("T")
-
-
-class Interrupted(Exception):  # noqa: N818 - a wish of the user's, not an error
-    """A signal asked the program to stop.
-
-    Attributes:
-        number: The signal's.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +56,21 @@ class RunOptions:
     Attributes:
         program: A file or folder.
         arguments: The program's own, as on the command line.
-        models: The first is the default.
+        choose_models: Finds the models, once the program's arguments are known to be right;
+            the first is the default.
         num_warm: Guests to instantiate ahead of time.
     """
 
     program: Path
     arguments: Sequence[str]
-    models: Sequence[ModelConfig]
+    choose_models: Callable[[], Sequence[ModelConfig]]
     wasm: WasmConfig = field(default_factory=WasmConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     limits: InstanceLimits = field(default_factory=InstanceLimits)
     num_warm: int = 0
 
 
-def run_in_wasm(options: RunOptions) -> None:
+def run_in_wasm(options: RunOptions, signals: Signals) -> None:
     """Run the program in the sandbox.
 
     Raises:
@@ -90,26 +80,46 @@ def run_in_wasm(options: RunOptions) -> None:
         SystemExit: Usage of the program's own arguments was printed.
     """
     program = load_program(options.program)
-    path = prepare_language(options.wasm)
+    with signals.phase():
+        path = prepare_language(options.wasm)
     with WasmRuntime(
         options.wasm, CompileCache(options.wasm.cache_directory)
     ) as runtime:
         language = link_language(runtime, path)
-        description = run_trio(_describe, language, program, options)
+        with signals.left_to_trio():
+            description = run_trio(_describe, language, program, options, signals)
         arguments = parse_program_arguments(
             description, options.arguments, program=f"pie run {options.program}"
         )
-        with load_engines(options.models) as engines:
+        with load_engines(options.choose_models()) as engines:
+            signals.check()
             gc.collect()
             gc.freeze()  # what is there now stays: collections need not look at it again
-            run_trio(_run, language, program, arguments, options, engines)
+            with signals.left_to_trio():
+                run_trio(_run, language, program, arguments, options, engines, signals)
 
 
 async def _describe(
-    language: LinkedComponent, program: SourceProgram, options: RunOptions
+    language: LinkedComponent,
+    program: SourceProgram,
+    options: RunOptions,
+    signals: Signals,
 ) -> dict[str, Any]:
-    async with watch_signals(), open_launcher(language, {}, options.limits) as launcher:
-        return await launcher.prepare(program, {}, on_log=print_log).describe()
+    async with (
+        signals.watch(),
+        open_launcher(language, {}, options.limits) as launcher,
+    ):
+        instance = launcher.prepare(program, {})
+        try:
+            return await instance.describe()
+        except InferletError:
+            # Else the run prints these lines, which executes the module once more.
+            log = LogPrinter()
+            for line in instance.session.log.lines:
+                log.add(line)
+            log.close()
+            await log.print_lines()
+            raise
 
 
 async def _run(
@@ -118,17 +128,19 @@ async def _run(
     arguments: Mapping[str, Any],
     options: RunOptions,
     engines: Sequence[LoadedEngine],
+    signals: Signals,
 ) -> None:
     async with (
-        watch_signals(),
+        signals.watch(),
         open_models(engines, options.control, options.limits) as models,
         open_launcher(
             language, models, options.limits, num_warm=options.num_warm
         ) as launcher,
     ):
         await launcher.compile(program)
-        instance = launcher.prepare(program, arguments, on_log=print_log)
-        await serve_terminal(instance.session, instance.run)
+        log = LogPrinter()
+        instance = launcher.prepare(program, arguments, on_log=log.add)
+        await serve_terminal(instance.session, instance.run, log)
 
 
 @contextmanager
@@ -158,27 +170,10 @@ def first_leaf(error: BaseException) -> BaseException:
     return error
 
 
-@asynccontextmanager
-async def watch_signals() -> AsyncGenerator[None]:
-    """Raise :class:`Interrupted` in the block upon the first Ctrl-C or SIGTERM.
-
-    Python's own KeyboardInterrupt could be raised inside of a callback from C, where it would
-    be lost. After the first signal Python's handling is back, so that a second one always works.
-    """
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-
-        async def watch() -> None:
-            async for number in signals:
-                raise Interrupted(number)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            yield
-            nursery.cancel_scope.cancel()
-
-
-async def serve_terminal(session: Session, run: Callable[[], Awaitable[str]]) -> None:
-    """Print what a session sends while ``run()`` runs, then its result.
+async def serve_terminal(
+    session: Session, run: Callable[[], Awaitable[str]], log: LogPrinter
+) -> None:
+    """Print what a session sends and logs while ``run()`` runs, then its result.
 
     The thread that writes to the terminal may be stuck there (a paused pager): it is abandoned,
     so that the program can still be stopped.
@@ -187,24 +182,21 @@ async def serve_terminal(session: Session, run: Callable[[], Awaitable[str]]) ->
 
     async def drain() -> None:
         while messages := await session.outbox.take():
-            await trio.to_thread.run_sync(
-                printer.print_messages,
-                messages,
-                abandon_on_cancel=True,
-                limiter=limiter,
-            )
+            await run_abandonable(printer.print_messages, messages)
 
-    limiter = trio.CapacityLimiter(1)
     result: str | None = None
     failure: InferletError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain)
+        nursery.start_soon(log.print_lines)
         try:
             result = await run()
         except InferletError as error:
-            failure = error  # raised once everything that was sent before it is printed
+            failure = error  # raised once everything that came before it is printed
+        log.close()
+    # In a thread as well, since a terminal that takes nothing must not hold up the loop.
     if failure is not None:
-        printer.end_line()
+        await run_abandonable(printer.end_line)
         raise failure
     assert result is not None, "run() returns or raises"
-    printer.print_result(result)
+    await run_abandonable(printer.print_result, result)

@@ -7,9 +7,15 @@ engine and the control layer run under trio in another thread.
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import json
+import signal
 import sys
+import tempfile
 import threading
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +24,7 @@ import trio
 import pie_trio
 from inferlet_py._host import connect
 from inferlet_py._models import forget_models
-from inferlet_py._program import describe_failure, find_inferlet, import_file
+from inferlet_py._program import describe_failure, find_inferlet
 from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.host.session import Launch, Session
 from pie_trio.application.lifecycle.programs import load_program
@@ -29,17 +35,23 @@ from pie_trio.application.run.command import (
     run_trio,
     serve_terminal,
 )
-from pie_trio.application.run.console import print_log
+from pie_trio.application.run.console import LogPrinter
 from pie_trio.application.run.native_host import NativeHost
 from pie_trio.application.serving import LoadedEngine, open_models
-from pie_trio.errors import GuestFailedError
+from pie_trio.errors import GuestFailedError, TimedOutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import types
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from pie_trio.application.lifecycle.programs import SourceProgram
 
 __all__ = ["run_natively"]
 
 T = TypeVar("T")
+
+MAX_TIMER_SECONDS = 1e8
+"""More than any run takes, and few enough for the system's timers."""
 
 HIDDEN_FOLDER = str(Path(pie_trio.__file__).parent)
 """Its frames are no part of the author's traceback."""
@@ -50,36 +62,128 @@ def run_natively(options: RunOptions) -> None:
 
     Raises:
         PieError: Something is wrong with the model, the program or its arguments, or it failed.
-        KeyboardInterrupt: By Ctrl-C.
+        Interrupted: By Ctrl-C or SIGTERM.
         SystemExit: Usage of the program's own arguments was printed.
     """
     program = load_program(options.program)
-    folder = options.program if options.program.is_dir() else options.program.parent
-    # What a program prints is its log, as in Wasm; stdout is for what it sends and returns.
-    with contextlib.redirect_stdout(sys.stderr):
-        found = _report(lambda: find_inferlet(import_file(folder / program.entry)))
-        description = _report(found.describe)
-    arguments = parse_program_arguments(
-        description, options.arguments, program=f"pie run --native {options.program}"
-    )
-    launch = Launch(f"{program.name}-native", json.dumps(arguments, ensure_ascii=False))
-    with load_engines(options.models) as engines:
+    with contextlib.ExitStack() as stack:
+        module = stack.enter_context(_importable(program, options.program))
+        # What a program prints is its log, as in Wasm; stdout is for what it sends and
+        # returns.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = _report(lambda: find_inferlet(module()))
+            description = _report(found.describe)
+        arguments = parse_program_arguments(
+            description,
+            options.arguments,
+            program=f"pie run --native {options.program}",
+        )
+        launch = Launch(
+            f"{program.name}-native", json.dumps(arguments, ensure_ascii=False)
+        )
+        engines = stack.enter_context(load_engines(options.choose_models()))
         service = _Service(options, launch, engines)
         with service as host:
             connect(host)
             try:
-                with contextlib.redirect_stdout(sys.stderr):
+                with (
+                    contextlib.redirect_stdout(sys.stderr),
+                    _time_limit(options.limits.wall_seconds),
+                ):
                     service.result = _report(lambda: found.run(host))
             finally:
                 connect(None)
                 forget_models()
 
 
+@contextlib.contextmanager
+def _importable(
+    program: SourceProgram, path: Path
+) -> Generator[Callable[[], types.ModuleType]]:
+    """Make a program's modules importable; yields what imports its entry."""
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            folder = path.resolve()
+        elif path.suffix == ".zip":
+            temporary = tempfile.TemporaryDirectory(prefix="pie-program-")
+            folder = Path(stack.enter_context(temporary))
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)  # its paths were checked when it was read
+        else:
+            folder = path.resolve().parent
+        finder = _ProgramFinder(folder, program.modules)
+        sys.meta_path.insert(0, finder)
+        stack.callback(sys.meta_path.remove, finder)
+        yield lambda: _import_entry(folder / program.entry)
+
+
+class _ProgramFinder(importlib.abc.MetaPathFinder):
+    """Finds a program's own modules, and nothing that Pie itself may want to import."""
+
+    def __init__(self, folder: Path, paths: Iterable[str]) -> None:
+        self._folder = str(folder)
+        names = {path.split("/")[0].removesuffix(".py") for path in paths}
+        self._names = names - sys.stdlib_module_names
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self._names:
+            return None
+        return importlib.machinery.PathFinder.find_spec(
+            fullname, [self._folder], target
+        )
+
+
+def _import_entry(file: Path) -> types.ModuleType:
+    name = file.stem
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = f"_program_{name}"  # `random.py` is a program, not the module
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, "a path that ends in .py has a loader"
+    assert spec.loader is not None, "a path that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class _OutOfTimeError(BaseException):
+    """Raised in the program at its time limit; none of its ``except Exception`` is meant."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float | None) -> Generator[None]:
+    """Raise TimedOutError in the main thread where the block takes longer."""
+    if seconds is None:
+        yield
+        return
+
+    def handle(_number: int, _frame: types.FrameType | None) -> None:
+        raise _OutOfTimeError
+
+    previous = signal.signal(signal.SIGALRM, handle)
+    # Once more each second, since an exception can be lost in a `__del__`.
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, MAX_TIMER_SECONDS), 1.0)
+    try:
+        yield
+    except _OutOfTimeError:
+        raise TimedOutError(
+            f"the program ran for {seconds:g} s, which is its limit"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def _report(action: Callable[[], T]) -> T:
     """Turn what the author's code raises into the error that Wasm would report."""
     try:
         return action()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _OutOfTimeError):
         raise
     except BaseException as error:
         kind, message, text = describe_failure(error, hidden=[HIDDEN_FOLDER])
@@ -103,11 +207,16 @@ class _Service:
         self._token: trio.lowlevel.TrioToken | None = None
         self._ended: trio.Event | None = None
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="pie-trio")
+        self._scope = trio.CancelScope()
+        self._thread = threading.Thread(target=self._run, name="pie-trio", daemon=True)
 
     def __enter__(self) -> NativeHost:
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.wait()
+        except BaseException:
+            self._end(is_cancelled=True)
+            raise
         if self._host is None:
             self._join()
         assert self._host is not None, (
@@ -115,12 +224,40 @@ class _Service:
         )
         return self._host
 
-    def __exit__(self, *_: object) -> None:
-        assert self._token is not None, "entered"
-        assert self._ended is not None, "entered"
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: types.TracebackType | None,
+    ) -> None:
+        # After Ctrl-C nobody waits for a terminal that takes nothing.
+        self._end(is_cancelled=isinstance(error, KeyboardInterrupt))
+        if self._failure is not None:
+            raise self._failure
+
+    def _end(self, *, is_cancelled: bool) -> None:
+        """Let the thread end by itself, or end it where it stands."""
+        try:
+            if is_cancelled:
+                self._tell(lambda: self._scope.cancel())
+            else:
+                self._tell(self._set_ended)
+            self._thread.join()
+        except BaseException:
+            self._tell(lambda: self._scope.cancel())
+            self._thread.join()
+            raise
+
+    def _tell(self, function: Callable[[], object]) -> None:
+        if self._token is None:
+            self._scope.cancel()  # not entered yet
+            return
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._ended.set)
-        self._join()
+            self._token.run_sync_soon(function)
+
+    def _set_ended(self) -> None:
+        assert self._ended is not None, "set before the host, which __enter__ waits for"
+        self._ended.set()
 
     def _join(self) -> None:
         self._thread.join()
@@ -136,14 +273,20 @@ class _Service:
             self._ready.set()
 
     async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
         limits = self._options.limits
-        log = InstanceLog(max_bytes=limits.log_bytes, on_line=print_log)
-        async with open_models(self._engines, self._options.control, limits) as models:
-            session = Session(self._launch, models, limits, log)
-            self._token = trio.lowlevel.current_trio_token()
-            self._ended = trio.Event()
-            self._host = NativeHost(session, self._token)
-            await serve_terminal(session, lambda: self._run_session(session))
+        printer = LogPrinter()
+        log = InstanceLog(max_bytes=limits.log_bytes, on_line=printer.add)
+        with self._scope:
+            async with open_models(
+                self._engines, self._options.control, limits
+            ) as models:
+                session = Session(self._launch, models, limits, log)
+                self._host = NativeHost(session, self._token)
+                await serve_terminal(
+                    session, lambda: self._run_session(session), printer
+                )
 
     async def _run_session(self, session: Session) -> str:
         assert self._ended is not None, "set by _serve"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasmtime import WasmtimeError
 
 from pie_trio.application.lifecycle.language import (
     build_language_component,
@@ -11,10 +14,13 @@ from pie_trio.application.lifecycle.language import (
 )
 from pie_trio.application.run.console import long_step
 from pie_trio.application.serving import LoadedEngine
-from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.compile_cache import CompileCache, lock_directory
 from pie_trio.application.wasm.runtime import make_engine
 from pie_trio.config import ModelConfig, WasmConfig
-from pie_trio.errors import ConfigError
+from pie_trio.errors import CacheError, ConfigError
+
+if TYPE_CHECKING:
+    from wasmtime import Engine
 
 __all__ = [
     "default_model",
@@ -127,16 +133,33 @@ def prepare_language(wasm: WasmConfig) -> Path:
         CacheError: It cannot be built, or the cache cannot be used.
     """
     cache = CompileCache(wasm.cache_directory)
+    engine = make_engine()
     path = find_language_component(wasm.cache_directory)
-    if path is None:
+    if path is not None and cache.has(engine, path):
+        return path
+    with lock_directory(wasm.cache_directory):
+        path = find_language_component(wasm.cache_directory)  # another run may have won
+        if path is not None:
+            try:
+                _compile(cache, engine, path)
+            except WasmtimeError:
+                path.unlink(missing_ok=True)  # damaged
+            else:
+                return path
         with long_step(
             "building the language component", estimate_seconds=BUILD_SECONDS
         ):
             path = build_language_component(wasm.cache_directory)
-    engine = make_engine()
+        try:
+            _compile(cache, engine, path)
+        except WasmtimeError as error:
+            raise CacheError(f"cannot compile {path}: {error}") from error
+    return path
+
+
+def _compile(cache: CompileCache, engine: Engine, path: Path) -> None:
     if not cache.has(engine, path):
         with long_step(
             "compiling the language component", estimate_seconds=COMPILE_SECONDS
         ):
             cache.load(engine, path)
-    return path

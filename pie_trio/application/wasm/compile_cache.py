@@ -8,20 +8,38 @@ itself refuses code of another configuration.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
 import stat
 import tempfile
-from contextlib import suppress
+import threading
+import time
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from wasmtime import Engine, WasmtimeError, component
 
 from pie_trio.errors import CacheError
 
-__all__ = ["CompileCache", "make_private_directory"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+__all__ = [
+    "CompileCache",
+    "lock_directory",
+    "make_private_directory",
+    "run_in_thread",
+    "write_whole",
+]
+
+T = TypeVar("T")
+
+UNUSED_SECONDS = 30 * 24 * 3600
+"""A compiled component that nobody used for so long is removed."""
 
 
 def make_private_directory(path: Path) -> Path:
@@ -54,16 +72,63 @@ def make_private_directory(path: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees all of it or nothing."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    """Write a file so that a reader, or a crash, sees all of it or nothing.
+
+    Raises:
+        CacheError: It cannot be written.
+    """
+    part: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=path.name, suffix=".part"
+        )
+        part = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        Path(name).replace(path)
+        part.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            Path(name).unlink()
         raise CacheError(f"cannot write {path}: {error.strerror}") from error
+    finally:  # also after Ctrl-C
+        if part is not None:
+            with suppress(OSError):
+                part.unlink()
+
+
+@contextmanager
+def lock_directory(directory: Path) -> Generator[None]:
+    """Have the cache alone, so that two first runs do the slow work once.
+
+    Raises:
+        CacheError: The lock file cannot be opened.
+    """
+    try:
+        file = (make_private_directory(directory) / ".lock").open("wb")
+    except OSError as error:
+        raise CacheError(f"cannot write to {directory}: {error.strerror}") from error
+    with file:  # closing gives the lock back
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run_in_thread(function: Callable[[], T]) -> T:
+    """Call a function that stays in C for long, so that a signal is handled meanwhile."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised by the caller
+            errors.append(error)
+
+    # A daemon, so that a process that was told to end does not wait for it.
+    thread = threading.Thread(target=call, name="pie-compile", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _processor() -> str:
@@ -93,9 +158,14 @@ class CompileCache:
         """
         path = self._path_of(wasm)
         if (found := self._find(engine, path)) is not None:
+            with suppress(OSError):
+                os.utime(path)  # when it was used last
             return found
-        compiled = component.Component.from_file(engine, str(wasm))  # releases the GIL
+        compiled = run_in_thread(
+            lambda: component.Component.from_file(engine, str(wasm))
+        )
         write_whole(path, bytes(compiled.serialize()))
+        self._remove_unused()
         return component.Component.deserialize_file(
             engine, str(path)
         )  # mapped, not copied
@@ -105,6 +175,13 @@ class CompileCache:
             with suppress(WasmtimeError):  # cut short, or of another configuration
                 return component.Component.deserialize_file(engine, str(path))
         return None
+
+    def _remove_unused(self) -> None:
+        oldest = time.time() - UNUSED_SECONDS
+        for path in self.directory.glob("*.cwasm"):
+            with suppress(OSError):  # another process may remove it as well
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def _path_of(self, wasm: Path) -> Path:
         digest = hashlib.sha256(wasm.read_bytes())

@@ -1,0 +1,116 @@
+"""Ctrl-C and SIGTERM: each ends a run in one message, wherever the run stands."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from types import FrameType
+
+__all__ = ["Interrupted", "Signals", "catch_signals"]
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to stop.
+
+    Attributes:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Signals:
+    """What arrived so far, and how it is told. Made by :func:`catch_signals`.
+
+    An exception that is raised in a ``__del__`` or in a callback from C is lost. The signal is
+    therefore kept as well, and honoured at the next end of a phase.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._is_left_to_trio = False
+
+    def check(self) -> None:
+        """Raise :class:`Interrupted` if a signal has arrived."""
+        if self._received is not None:
+            raise Interrupted(self._received) from None
+
+    @contextmanager
+    def phase(self) -> Generator[None]:
+        """Honour at the end of the block what arrived in it, whatever else was raised."""
+        try:
+            yield
+        finally:
+            self.check()
+
+    @contextmanager
+    def left_to_trio(self) -> Generator[None]:
+        """Raise nothing inside of the block, where trio runs: :meth:`watch` does.
+
+        Only the second signal is raised there, for a run that does not end after the first.
+        """
+        with self.phase():
+            self._is_left_to_trio = True
+            try:
+                yield
+            finally:
+                self._is_left_to_trio = False
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncGenerator[None]:
+        """Raise :class:`Interrupted` in the block upon the first signal."""
+        import trio  # here, so that signals are caught before anything slow is imported
+
+        async def watch_one(
+            *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
+            # Left upon the first signal, so that a second one reaches `handle`.
+            with trio.open_signal_receiver(*NUMBERS) as signals:
+                self.check()  # it may have come before the receiver was there
+                task_status.started()
+                async for number in signals:
+                    self._received = number
+                    break
+            self.check()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch_one)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Be the handler of a signal."""
+        is_first = self._received is None
+        self._received = number
+        if not (is_first and self._is_left_to_trio):
+            raise Interrupted(number)
+
+
+@contextmanager
+def catch_signals() -> Generator[Signals]:
+    """Turn Ctrl-C and SIGTERM into :class:`Interrupted` for as long as the block is open."""
+    signals = Signals()
+    complain = sys.unraisablehook
+
+    def complain_of_others(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):  # kept, so it is not lost
+            complain(unraisable)
+
+    sys.unraisablehook = complain_of_others
+    previous = {number: signal.signal(number, signals.handle) for number in NUMBERS}
+    try:
+        with signals.phase():
+            yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = complain
