@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["StopStrings", "TextDecoder"]
 
 REPLACEMENT = "\ufffd"
+MAX_OPEN_TOKENS = 3  # a character of four bytes without its last
 MAX_HELD_TOKENS = 8
 """A character has at most 4 bytes; after this many tokens it is broken, not unfinished."""
 
@@ -38,20 +39,28 @@ class TextDecoder:
         """Return the text that became certain by this token, perhaps none."""
         self._window.append(token_id)
         text = self._model.detokenize(self._window)
-        num_held = len(self._window) - self._num_known
-        if text.endswith(REPLACEMENT) and num_held < MAX_HELD_TOKENS:
+        if not text.endswith(REPLACEMENT):
+            return self._advance(text, len(self._window))
+        if len(self._window) - self._num_known < MAX_HELD_TOKENS:
             return ""
-        return self._advance(text)
+        # Some character is broken; the last tokens may still begin a good one.
+        for num_open in range(MAX_OPEN_TOKENS, 0, -1):
+            end = len(self._window) - num_open
+            certain = self._model.detokenize(self._window[:end])
+            if text.startswith(certain):
+                return self._advance(certain, end)
+        return self._advance(text, len(self._window))
 
     def finish(self) -> str:
         """Return the text held back, with U+FFFD for a character cut short."""
-        return self._advance(self._model.detokenize(self._window))
+        return self._advance(self._model.detokenize(self._window), len(self._window))
 
-    def _advance(self, text: str) -> str:
+    def _advance(self, text: str, end: int) -> str:
+        """Return what is new in ``text``, of the first ``end`` tokens, which are known now."""
         fresh = text[len(self._known_text) :]
         self._window = self._window[self._num_known :]
-        self._num_known = len(self._window)
-        self._known_text = self._model.detokenize(self._window)
+        self._num_known = end - self._num_known
+        self._known_text = self._model.detokenize(self._window[: self._num_known])
         return fresh
 
 

@@ -6,6 +6,7 @@
     |-- ConfigError        the operator's: before serving; exit code 2
     |   |-- ModelDirectoryError
     |   |-- CacheError
+    |   |   `-- DamagedComponentError
     |   `-- ProgramError   a program that cannot even start: no file, no @inferlet
     |-- InferletError      the guest's: ends that instance; exit code 1
     |   |-- BadArgumentError, UnknownHandleError, OutOfPagesError, LimitError
@@ -27,6 +28,7 @@ __all__ = [
     "CacheError",
     "CancelledError",
     "ConfigError",
+    "DamagedComponentError",
     "EngineError",
     "GuestFailedError",
     "GuestTrappedError",
@@ -56,6 +58,10 @@ class ModelDirectoryError(ConfigError):
 
 class CacheError(ConfigError):
     """The cache directory cannot be written, or other users could write to it."""
+
+
+class DamagedComponentError(CacheError):
+    """A file in the cache is no component of Wasm: it was cut short, or overwritten."""
 
 
 class ProgramError(ConfigError):

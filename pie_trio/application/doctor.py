@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pie_trio.application.run.setup import default_model, parse_model
-from pie_trio.errors import ConfigError, PieError
+from pie_trio.errors import PieError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -180,12 +180,10 @@ def _examine_cache(directory: Path) -> Finding:
 
 def _examine_model(choose: Callable[[], ModelConfig]) -> Finding:
     def look() -> Finding:
-        try:
-            from pie_trio.inference.model_directory import read_model_directory
-            from pie_trio.inference.tokenizer import load_tokenizer
-            from pie_trio.inference.weights import open_checkpoint
-        except ImportError as error:
-            return Finding("model", "wrong", str(error), "install torch first")
+        from pie_trio.inference.model_directory import read_model_directory
+        from pie_trio.inference.tokenizer import load_tokenizer
+        from pie_trio.inference.weights import open_checkpoint
+
         config = choose()
         found = read_model_directory(config.directory)
         load_tokenizer(
@@ -209,7 +207,7 @@ def _explain(subject: str, look: Callable[[], Finding]) -> Finding:
     """Turn an error, whose message says what to do, into a finding."""
     try:
         return look()
-    except ConfigError as error:
-        return Finding(subject, "wrong", str(error))
     except PieError as error:
         return Finding(subject, "wrong", str(error))
+    except ImportError as error:  # safetensors imports torch when a file is opened
+        return Finding(subject, "wrong", str(error), "install torch first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inferlet_py._text import StopStrings, TextDecoder
@@ -48,6 +48,8 @@ def test_no_piece_ends_within_a_character(text: str) -> None:
 
 
 @given(st.binary(max_size=60))
+@example(b"\x80" * 7 + b"\xc2\x80")
+@example(b"\x80" * 7 + b"\xe2\x82\xac\xf0\x9f\x98\x80")
 def test_broken_characters_are_shown_and_end_nothing(data: bytes) -> None:
     text = decode(ByteModel(), data)
     assert text.replace("\ufffd", "") == data.decode(errors="ignore").replace(

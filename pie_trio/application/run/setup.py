@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wasmtime import WasmtimeError
-
 from pie_trio.application.lifecycle.language import (
     build_language_component,
     find_language_component,
@@ -17,10 +15,10 @@ from pie_trio.application.serving import LoadedEngine
 from pie_trio.application.wasm.compile_cache import CompileCache, lock_directory
 from pie_trio.application.wasm.runtime import make_engine
 from pie_trio.config import ModelConfig, WasmConfig
-from pie_trio.errors import CacheError, ConfigError
+from pie_trio.errors import ConfigError, DamagedComponentError
 
 if TYPE_CHECKING:
-    from wasmtime import Engine
+    from pie_trio.application.wasm.compile_cache import WasmEngine
 
 __all__ = [
     "default_model",
@@ -142,7 +140,7 @@ def prepare_language(wasm: WasmConfig) -> Path:
         if path is not None:
             try:
                 _compile(cache, engine, path)
-            except WasmtimeError:
+            except DamagedComponentError:
                 path.unlink(missing_ok=True)  # damaged
             else:
                 return path
@@ -150,14 +148,11 @@ def prepare_language(wasm: WasmConfig) -> Path:
             "building the language component", estimate_seconds=BUILD_SECONDS
         ):
             path = build_language_component(wasm.cache_directory)
-        try:
-            _compile(cache, engine, path)
-        except WasmtimeError as error:
-            raise CacheError(f"cannot compile {path}: {error}") from error
+        _compile(cache, engine, path)
     return path
 
 
-def _compile(cache: CompileCache, engine: Engine, path: Path) -> None:
+def _compile(cache: CompileCache, engine: WasmEngine, path: Path) -> None:
     if not cache.has(engine, path):
         with long_step(
             "compiling the language component", estimate_seconds=COMPILE_SECONDS

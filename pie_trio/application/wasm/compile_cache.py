@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wasmtime import Engine, WasmtimeError, component
 
-from pie_trio.errors import CacheError
+from pie_trio.errors import CacheError, DamagedComponentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 __all__ = [
     "CompileCache",
+    "WasmEngine",
     "lock_directory",
     "make_private_directory",
     "run_in_thread",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+WasmEngine = Engine
 
 UNUSED_SECONDS = 30 * 24 * 3600
 """A compiled component that nobody used for so long is removed."""
@@ -154,16 +156,19 @@ class CompileCache:
 
         Raises:
             CacheError: The result cannot be written.
-            WasmtimeError: ``wasm`` is no component.
+            DamagedComponentError: ``wasm`` is no component.
         """
         path = self._path_of(wasm)
         if (found := self._find(engine, path)) is not None:
             with suppress(OSError):
                 os.utime(path)  # when it was used last
             return found
-        compiled = run_in_thread(
-            lambda: component.Component.from_file(engine, str(wasm))
-        )
+        try:
+            compiled = run_in_thread(
+                lambda: component.Component.from_file(engine, str(wasm))
+            )
+        except WasmtimeError as error:
+            raise DamagedComponentError(f"cannot compile {wasm}: {error}") from error
         write_whole(path, bytes(compiled.serialize()))
         self._remove_unused()
         return component.Component.deserialize_file(

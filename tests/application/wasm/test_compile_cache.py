@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from wasmtime import WasmtimeError
 
 from pie_trio.application.wasm.compile_cache import (
     CompileCache,
@@ -16,7 +15,7 @@ from pie_trio.application.wasm.compile_cache import (
     write_whole,
 )
 from pie_trio.application.wasm.runtime import make_engine
-from pie_trio.errors import CacheError
+from pie_trio.errors import CacheError, DamagedComponentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,5 +113,5 @@ def test_only_one_has_the_cache(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compiled_is_raised_here(tmp_path: Path) -> None:
     (tmp_path / "bad.wat").write_text("(component")
-    with pytest.raises(WasmtimeError):
+    with pytest.raises(DamagedComponentError):
         CompileCache(tmp_path / "cache").load(make_engine(), tmp_path / "bad.wat")
