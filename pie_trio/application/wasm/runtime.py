@@ -98,9 +98,8 @@ class WasmRuntime:
 def make_engine() -> Engine:
     """Return a wasmtime engine that is configured for guests.
 
-    Memory is allocated for each instance. The pooling allocator was measured and is no better:
-    reusing a slot saves 0.4 ms of page faults at a launch and costs 0.7 ms at its end, a fresh
-    slot costs 0.9 ms more, and each slot keeps its memory.
+    Memory is allocated for each instance. The pooling allocator was measured: fresh slots cost
+    more, and used ones, which save page faults, keep their memory (``benchmarks/LOG.md``).
     """
     result = Config()
     result.epoch_interruption = True
