@@ -156,3 +156,11 @@ def bench(session: nox.Session) -> None:
         return
     for script in sorted(ROOT.glob("benchmarks/[!_]*.py")):
         session.run("python", script)
+
+
+@nox.session(default=False)
+def evaluate(session: nox.Session) -> None:
+    """Measure pie-tiny on held-out documents: ``nox -s evaluate -- --count 50``."""
+    install(session)
+    model = "pie_trio/models/pie_tiny"
+    session.run("python", "-m", "training.evaluate", model, *session.posargs)

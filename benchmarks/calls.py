@@ -22,6 +22,7 @@ from benchmarks.harness import (
     open_bare_launcher,
     spread,
 )
+from benchmarks.host_clock import HostClock, open_host_clock
 from pie_trio.application.host.interfaces import (
     make_interfaces,
     make_source_interface,
@@ -112,6 +113,24 @@ async def measure(
     return samples
 
 
+async def measure_host(
+    launcher: Launcher, clock: HostClock, *, calls: int, count: int
+) -> None:
+    """Print the host's own time of a forward, with the launches taken off."""
+    seconds: list[tuple[float, float]] = []
+    for each in (calls, 4 * calls):
+        clock.start()
+        await measure(launcher, FORWARD, calls=each, count=count)
+        seconds.append((clock.host_seconds(), clock.guest_seconds()))
+    num_calls = 3 * calls * count
+    host, guest = (
+        (late - early) / num_calls * 1e6
+        for early, late in zip(seconds[0], seconds[1], strict=True)
+    )
+    name = f"CPU of the host, {count} inferlets"
+    print(f"  {name:42s} us {host:.1f} for each, the guest's {guest:.1f}")
+
+
 async def measure_beside_spinner(launcher: Launcher, *, calls: int) -> list[float]:
     """Return microseconds a forward while another inferlet computes without end."""
     spins = trio.Event()
@@ -143,6 +162,14 @@ async def main() -> None:
             each = statistics.median(samples) / count
             name = f"a forward of one token, {count} inferlets"
             print(f"  {name:42s} us {spread(samples)}, {each:.1f} for each")
+    with open_host_clock() as clock:
+        async with open_bare_launcher() as launcher:
+            for model in launcher.models.values():
+                clock.watch_engine(model.batcher.engine)
+            for count in options.inferlets:
+                calls = max(options.calls // count, 40)
+                await measure_host(launcher, clock, calls=calls, count=count)
+    async with open_bare_launcher() as launcher:
         samples = await measure_beside_spinner(launcher, calls=options.calls // 4)
         name = "a forward of one token, beside an endless loop"
         print(f"  {name:42s} us {spread(samples)}")

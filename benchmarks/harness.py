@@ -23,15 +23,20 @@ from pie_trio.application.lifecycle.instances import (
 )
 from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.application.run.setup import prepare_language
+from pie_trio.application.services import Services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, WasmConfig
-from pie_trio.engine_api import Batch, ForwardResult, OutputSpec
+from pie_trio.engine_api import Batch, BatchResult, Engine, OutputResult, OutputSpec
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from pie_trio.engine_api import Tokenizer
 
 
 def describe_machine() -> str:
@@ -79,22 +84,37 @@ class NullEngine:
         self.info = FakeEngine(name="null", num_pages=4096).info
         self.batch_sizes: list[int] = []
 
-    def execute(self, batch: Batch) -> list[ForwardResult]:
+    def execute(self, batch: Batch) -> BatchResult:
         """Return a token for each output row."""
         self.batch_sizes.append(len(batch.forwards))
-        return [self._answer(forward.outputs) for forward in batch.forwards]
+        return BatchResult(
+            tuple(
+                tuple(self._answer(spec) for spec in forward.outputs)
+                for forward in batch.forwards
+            )
+        )
+
+    def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Return nothing of each page."""
+        return np.empty((len(page_ids), 0), np.uint8)
+
+    def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
 
     @staticmethod
-    def _answer(outputs: OutputSpec | None) -> ForwardResult:
-        num_rows = 0 if outputs is None else len(outputs.rows)
-        top_k = 0 if outputs is None else outputs.top_k
-        return ForwardResult(
+    def _answer(spec: OutputSpec) -> OutputResult:
+        num_rows, nothing = len(spec.rows), np.empty(0, np.float32)
+        return OutputResult(
             token_ids=np.ones(num_rows, np.int32),
-            top_ids=np.ones((num_rows, top_k), np.int32),
-            top_probs=np.ones((num_rows, top_k), np.float32),
+            top_ids=np.ones((num_rows, spec.top_k), np.int32),
+            top_probs=np.ones((num_rows, spec.top_k), np.float32),
+            logprobs=nothing,
+            entropy=nothing,
+            logits=nothing,
+            hidden=nothing,
         )
 
 
@@ -104,6 +124,9 @@ async def open_bare_launcher(
     num_warm: int = 0,
     wasm: WasmConfig | None = None,
     link: Callable[[WasmRuntime, Path], LinkedComponent] = link_language,
+    engine: Engine | None = None,
+    tokenizer: Tokenizer | None = None,
+    control: ControlConfig | None = None,
 ) -> AsyncGenerator[Launcher]:
     """Launch programs over an engine that costs nothing.
 
@@ -111,18 +134,23 @@ async def open_bare_launcher(
         num_warm: Guests to instantiate ahead of time.
         wasm: The sandbox.
         link: Connects the language component with host functions.
+        engine: Instead of the one that costs nothing.
+        tokenizer: That belongs to it.
+        control: Policies and limits of batches.
     """
     wasm = wasm or WasmConfig()
     limits = InstanceLimits()
-    engine = LoadedEngine(NullEngine(), FakeTokenizer())
+    loaded = LoadedEngine(engine or NullEngine(), tokenizer or FakeTokenizer())
     path = prepare_language(wasm)
     with WasmRuntime(wasm, CompileCache(wasm.cache_directory)) as runtime:
         language = link(runtime, path)
         gc.collect()
         gc.freeze()  # as `pie run` does
         async with (
-            open_models([engine], ControlConfig(), limits) as models,
-            open_launcher(language, models, limits, num_warm=num_warm) as launcher,
+            open_models([loaded], control or ControlConfig(), limits) as models,
+            open_launcher(
+                language, Services(models), limits, num_warm=num_warm
+            ) as launcher,
         ):
             yield launcher
 

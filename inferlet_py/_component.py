@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from wit_world.exports import program
 from wit_world.imports import source
 
 from inferlet_py import _stdlib  # noqa: F401  # what is not imported here is missing at run time
-from inferlet_py._host import connect, get_host
+from inferlet_py._host import INTERFACES, bind_host, connect, get_host
 from inferlet_py._program import (
     compile_module,
     describe_failure,
@@ -21,12 +22,17 @@ from inferlet_py._program import (
     load_modules,
 )
 from inferlet_py._rehearsal import rehearse
-from inferlet_py._wasm_host import WasmHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inferlet_py._inferlet import Inferlet
+
+_IMPORTED = {
+    name: importlib.import_module(f"wit_world.imports.{name.replace('-', '_')}")
+    for name in (interface.name for interface in INTERFACES)
+}
+_HOST = bind_host(_IMPORTED, Err)
 
 T = TypeVar("T")
 SeedValue = int | float | str | bytes | bytearray | None
@@ -66,7 +72,7 @@ def _load() -> Inferlet[..., object]:
         # This guest is made ahead of time: what a run touches is then copied ahead of time too.
         rehearse(rounds=1)
     found = source.get_program()
-    connect(WasmHost())
+    connect(_HOST)
     return find_inferlet(load_modules(found.entry, found.modules))
 
 

@@ -8,20 +8,26 @@ from inferlet_py._checks import check_int, check_tokens
 from inferlet_py._distribution import Distribution
 from inferlet_py._errors import CommandCancelledError
 from inferlet_py._flushes import Flush
-from inferlet_py._generation import Generation
-from inferlet_py._host import SamplerValues, get_host
+from inferlet_py._generation import Generation, GenerationSource
+from inferlet_py._host import OutputValues, SamplerValues, get_host
 from inferlet_py._models import Model, get_model
 from inferlet_py._sampling import Sampler
-from inferlet_py._tasks import wait_ticket
+from inferlet_py._streams import HostStream
+from inferlet_py._tasks import wait_to_take
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
+    from inferlet_py._generation import StreamOptions
+    from inferlet_py._host import ChunkValues, OutputResult
+
 __all__ = ["Context"]
 
 DEFAULT_TOP = 32
 MAX_U32 = 2**32 - 1
+NUM_LAST_TOKENS = 8
+"""Enough to know how a text goes on."""
 
 
 class Context:
@@ -43,6 +49,8 @@ class Context:
         self._pages: list[int] = []
         self._num_written = 0
         self._flushes: list[Flush] = []  # in the order of their slots
+        self._stream: HostStream | None = None
+        self._ahead: list[int] = []  # pages after the others, for the stream
         self._is_closed = False
 
     def __enter__(self) -> Context:
@@ -85,6 +93,7 @@ class Context:
         if self._is_closed:
             return
         self._is_closed = True
+        self._end_stream()
         self._release_flushes()
         if self._pages:
             get_host().dealloc_kvpage(self._model.queue, self._pages)
@@ -101,6 +110,7 @@ class Context:
             BadArgumentError: One is no token id of the model.
         """
         self._check_open()
+        self._end_stream()
         self.token_ids += check_tokens(token_ids, self._model.info.vocab_size)
 
     async def fill(self, prompt: str | Sequence[int]) -> None:
@@ -135,8 +145,8 @@ class Context:
         """
         check_int("top", top, MAX_U32)
         self.append(token_ids)
-        _, ids, probs = await self._run(None, top)
-        return Distribution(ids, probs)
+        result = await self._run(None, top)
+        return Distribution(result.top_ids, result.top_probs)
 
     async def sample(self, sampler: Sampler) -> int:
         """Run the model on the pending tokens and return the next one, which is not appended.
@@ -147,8 +157,7 @@ class Context:
         Raises:
             ValueError: The context is empty.
         """
-        tokens, _, _ = await self._run(sampler.values(), 0)
-        return tokens[0]
+        return (await self._run(sampler.values(), 0)).tokens[0]
 
     def generate(
         self,
@@ -157,14 +166,23 @@ class Context:
         sampler: Sampler | None = None,
         stop: str | Sequence[str] = (),
         stop_tokens: Sequence[int] | None = None,
+        logprobs: bool = False,
+        stepwise: bool = False,
     ) -> Generation:
         """Let the model go on: iterate over the chunks, or await ``text()`` or ``tokens()``.
+
+        The tokens are sampled beside the model and read as they come, at most a few ahead.
+        Whatever else uses the context ends that, and the next chunk takes it up again; so
+        does leaving the loop. In the context are the tokens that were read.
 
         Args:
             max_tokens: Most tokens to generate.
             sampler: How to choose them; greedy without.
             stop: Strings that end the text; they are not part of it.
             stop_tokens: Tokens that end it; the model's own end tokens without.
+            logprobs: Return the log-probabilities of the tokens too.
+            stepwise: Sample each token by a call of its own. The tokens are the same, one a
+                chunk.
 
         Raises:
             BadArgumentError: ``max_tokens`` is negative, or no int.
@@ -172,14 +190,24 @@ class Context:
         check_int("max_tokens", max_tokens)
         self._check_open()
         return Generation(
-            self,
-            self._run,
+            GenerationSource(
+                self._model,
+                self.token_ids[-NUM_LAST_TOKENS:],
+                self._run,
+                self.append,
+                self._open_stream,
+                self._read_stream,
+                self._accept,
+                self._end_stream,
+            ),
             max_tokens=max_tokens,
             sampler=sampler or Sampler(temperature=0.0),
             stop=[stop] if isinstance(stop, str) else stop,
             stop_tokens=self._model.info.eos_tokens
             if stop_tokens is None
             else stop_tokens,
+            logprobs=logprobs,
+            stepwise=stepwise,
         )
 
     def fork(self) -> Context:
@@ -189,6 +217,7 @@ class Context:
         computed once for all forks.
         """
         self._check_open()
+        self._end_stream()
         limit = self._model.info.max_forward_tokens
         while self._num_written < len(self.token_ids) - 1:
             self._flush(min(len(self.token_ids) - 1, self._num_written + limit))
@@ -215,6 +244,7 @@ class Context:
             raise ValueError(
                 f"a context of {len(self.token_ids)} tokens cannot be cut to {length}"
             )
+        self._end_stream()
         del self.token_ids[length:]
         # The last token is run again, since a next one is asked for.
         self._num_written = min(self._num_written, max(length - 1, 0))
@@ -226,27 +256,19 @@ class Context:
     # ---- forwards --------------------------------------------------------------------------
 
     async def _run(
-        self, sampler: SamplerValues | None, top: int
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+        self, sampler: SamplerValues | None, top: int, extras: tuple[str, ...] = ()
+    ) -> OutputResult:
         """Forward everything pending and return what the last token gives."""
-        if not self.token_ids:
-            self._check_open()
-            raise ValueError(
-                "there is nothing to run: fill() the context, or pass at least one token"
-            )
         while True:
-            self._check_open()
-            if self._num_written == len(self.token_ids):
-                # What comes after the last token is asked for once more.
-                self._num_written -= 1
-            self._flush_surplus()
+            self._prepare_run()
             start, end = self._num_written, len(self.token_ids)
-            ticket = self._submit(end, [end - start - 1], sampler, top)
+            output = OutputValues([end - start - 1], sampler, top, extras)
+            ticket = self._submit(end, [output])
             try:
-                await wait_ticket(ticket)
+                await wait_to_take(ticket)
                 result, refusal = None, None
                 try:
-                    result = get_host().take_forward(ticket)
+                    (result,) = get_host().take_forward(ticket)
                 except CommandCancelledError as error:
                     refusal = error  # for a flush that failed: its own error says more
                 if self._flushes and not await self._settle_flushes():
@@ -263,6 +285,90 @@ class Context:
                 self._release_flushes()
                 raise
 
+    def _prepare_run(self) -> None:
+        """See to it that one more forward can take what is pending, and that something is."""
+        self._check_open()
+        self._end_stream()
+        if not self.token_ids:
+            raise ValueError(
+                "there is nothing to run: fill() the context, or pass at least one token"
+            )
+        if self._num_written == len(self.token_ids):
+            # What comes after the last token is asked for once more.
+            self._num_written -= 1
+        self._flush_surplus()
+
+    # ---- streams ---------------------------------------------------------------------------
+
+    def _open_stream(self, options: StreamOptions) -> HostStream:
+        self._prepare_run()
+        start, end = self._num_written, len(self.token_ids)
+        num_slots = end + options.max_tokens - 1
+        missing = self._pages_for(num_slots) - len(self._pages)
+        if missing > 0:
+            self._ahead = self._model.new_page_numbers(missing)
+            get_host().alloc_kvpage(self._model.queue, self._ahead)
+        pages = [*self._pages, *self._ahead]
+        tokens = self.token_ids[start:]
+        try:
+            self._stream = HostStream(self._model, tokens, start, pages, options)
+        except BaseException:
+            self._release_ahead()
+            raise
+        return self._stream
+
+    async def _read_stream(self, stream: HostStream) -> ChunkValues | None:
+        """Wait for what the stream has to read; None if it is to be opened again."""
+        try:
+            values, refusal = None, None
+            try:
+                values = await stream.read()
+            except CommandCancelledError as error:
+                refusal = error  # for a flush that failed: its own error says more
+            if self._stream is not stream:
+                return None  # another task has used the context
+            if self._flushes and not await self._settle_flushes():
+                self._end_stream()
+                return None
+            if self._stream is not stream:
+                return None
+            if refusal is not None:
+                self._roll_back(0)
+                raise refusal
+        except BaseException:
+            if self._stream is stream:
+                # Until something was read, nothing is known to be written.
+                self._roll_back(
+                    min([self._num_written, *(f.start for f in self._flushes)])
+                )
+                self._release_flushes()
+                self._end_stream()
+            raise
+        return values
+
+    def _accept(self, token_ids: Sequence[int], num_written: int) -> None:
+        """Append tokens that a stream has sampled, all but the last of which it has written."""
+        self.token_ids += token_ids
+        self._num_written = min(num_written, len(self.token_ids))
+        missing = self._pages_for(self._num_written) - len(self._pages)
+        if missing > 0:
+            self._pages += self._ahead[:missing]
+            del self._ahead[:missing]
+
+    def _end_stream(self) -> None:
+        """End the stream over the context, if there is one."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+            self._release_ahead()
+
+    def _release_ahead(self) -> None:
+        pages, self._ahead = self._ahead, []
+        if pages:
+            get_host().dealloc_kvpage(self._model.queue, pages)
+
+    # ---- pending tokens --------------------------------------------------------------------
+
     def _flush_surplus(self) -> bool:
         """Enqueue forwards until one more can take what is left.
 
@@ -278,7 +384,7 @@ class Context:
     def _flush(self, end: int) -> None:
         """Enqueue a forward up to slot ``end`` that returns nothing."""
         start = self._num_written
-        self._flushes.append(Flush(self._submit(end, [], None, 0), start))
+        self._flushes.append(Flush(self._submit(end, []), start))
 
     async def _settle_flushes(self) -> bool:
         """Wait for the forwards that return nothing, and raise what went wrong in them.
@@ -308,9 +414,7 @@ class Context:
         for flush in flushes:
             flush.release()
 
-    def _submit(
-        self, end: int, outputs: list[int], sampler: SamplerValues | None, top: int
-    ) -> int:
+    def _submit(self, end: int, outputs: list[OutputValues]) -> int:
         start = self._num_written
         host, queue = get_host(), self._model.queue
         missing = self._pages_for(end) - len(self._pages)
@@ -321,13 +425,11 @@ class Context:
         ticket = host.forward_text(
             queue,
             self.token_ids[start:end],
-            range(start, end),
+            list(range(start, end)),
             self._pages,
             start,
             None,
             outputs,
-            sampler,
-            top,
         )
         self._num_written = end
         return ticket

@@ -8,8 +8,12 @@ __all__ = [
     "BadArgumentError",
     "CommandCancelledError",
     "EngineFailedError",
+    "FailedError",
+    "ForbiddenError",
     "HostError",
     "LimitError",
+    "NotFoundError",
+    "OutOfEmbedsError",
     "OutOfPagesError",
     "TimedOutError",
     "UnknownHandleError",
@@ -52,6 +56,30 @@ class LimitError(HostError):
     code = "limit-exceeded"
 
 
+class OutOfEmbedsError(HostError):
+    """There are fewer places for hidden states than the call needs."""
+
+    code = "out-of-embeds"
+
+
+class ForbiddenError(HostError):
+    """The inferlet was not granted what the call needs; the message names the grant."""
+
+    code = "forbidden"
+
+
+class NotFoundError(HostError):
+    """There is nothing of that name."""
+
+    code = "not-found"
+
+
+class FailedError(HostError):
+    """The world outside failed: a server that does not answer, a disk that is full."""
+
+    code = "failed"
+
+
 class UnsupportedError(HostError):
     """The model lacks the trait that the call needs."""
 
@@ -82,8 +110,12 @@ _BY_CODE: dict[str, type[HostError]] = {
         BadArgumentError,
         UnknownHandleError,
         OutOfPagesError,
+        OutOfEmbedsError,
         LimitError,
         UnsupportedError,
+        ForbiddenError,
+        NotFoundError,
+        FailedError,
         CommandCancelledError,
         TimedOutError,
         EngineFailedError,

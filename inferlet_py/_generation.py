@@ -1,7 +1,8 @@
-"""A generation in progress: the loop over a context, token by token."""
+"""A generation in progress: chunks of tokens and text, from a stream or step by step."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,18 +11,27 @@ from inferlet_py._text import StopStrings, TextDecoder
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from inferlet_py._context import Context
-    from inferlet_py._host import SamplerValues
+    from inferlet_py._host import ChunkValues, OutputResult, SamplerValues
+    from inferlet_py._models import Model
     from inferlet_py._sampling import Sampler
+    from inferlet_py._streams import HostStream
 
-    Step = Callable[
-        [SamplerValues | None, int],
-        Awaitable[tuple[Sequence[int], Sequence[int], Sequence[float]]],
-    ]
-
-__all__ = ["Chunk", "FinishReason", "Generation"]
+__all__ = [
+    "Chunk",
+    "FinishReason",
+    "Generation",
+    "GenerationSource",
+    "StreamOptions",
+]
 
 FinishReason = Literal["stop", "length"]
+
+MAX_STREAM_TOKENS = 1 << 15
+"""A stream needs numbers for all its pages; a longer generation takes several."""
+
+MAX_STOP_TEXTS = 64
+MAX_STOP_CHARACTERS = 4096
+"""The host's own limits; more of them are looked for here."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +41,56 @@ class Chunk:
     Attributes:
         text: What became certain by them; empty while a character or a stop string is open.
         token_ids: The tokens.
+        logprobs: Of each token at temperature 1; None unless they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """What a generation wants of a stream."""
+
+    sampler: SamplerValues
+    max_tokens: int
+    stop_tokens: list[int]
+    stop_texts: list[str]
+    logprobs: bool
+
+
+@dataclass(frozen=True)
+class GenerationSource:
+    """The context, as far as a generation needs it.
+
+    Attributes:
+        model: Its model.
+        last_tokens: The last of its tokens.
+        step: Samples one token, which is not appended.
+        append: Appends tokens.
+        open_stream: Lets a stream sample tokens until a stop token or limit. The stream is not
+            open any more once somebody else uses the context.
+        read_stream: Waits for what it has sampled; None if another is to be opened.
+        accept: Appends tokens that were read, with the number of slots that are written.
+        end_stream: Ends the stream over the context.
+    """
+
+    model: Model
+    last_tokens: Sequence[int]
+    step: Callable[[SamplerValues, int, tuple[str, ...]], Awaitable[OutputResult]]
+    append: Callable[[Sequence[int]], None]
+    open_stream: Callable[[StreamOptions], HostStream]
+    read_stream: Callable[[HostStream], Awaitable[ChunkValues | None]]
+    accept: Callable[[Sequence[int], int], None]
+    end_stream: Callable[[], None]
 
 
 class Generation:
     """An asynchronous iterator over chunks. Made by ``Context.generate``.
+
+    The tokens of a chunk are in the context once the chunk is returned, and no others. A chunk
+    holds what was generated since the one before.
 
     Attributes:
         token_ids: Generated so far.
@@ -47,42 +99,54 @@ class Generation:
 
     def __init__(
         self,
-        context: Context,
-        step: Step,
+        source: GenerationSource,
         *,
         max_tokens: int,
         sampler: Sampler,
         stop: Sequence[str],
         stop_tokens: Sequence[int],
+        logprobs: bool = False,
+        stepwise: bool = False,
     ) -> None:
+        self._stream: HostStream | None = None
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._context, self._step = context, step
+        self._source = source
         self._max_tokens = max_tokens
         self._sampler = sampler.values()
+        self._stop = [string for string in stop if string]
         self._stop_tokens = frozenset(stop_tokens)
-        self._decoder = TextDecoder(context.model, context.token_ids)
-        self._stop_strings = StopStrings(stop)
+        self._logprobs, self._stepwise = logprobs, stepwise
+        self._text: tuple[TextDecoder, StopStrings] | None = None
+        if (
+            stepwise
+            or max_tokens > MAX_STREAM_TOKENS
+            or len(self._stop) > MAX_STOP_TEXTS
+            or sum(map(len, self._stop)) > MAX_STOP_CHARACTERS
+        ):
+            self._decode_here()
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self
+
+    def __del__(self) -> None:
+        """End the stream of a loop that was left."""
+        if self._stream is not None and self._stream.is_open:
+            with contextlib.suppress(Exception):  # the host may be gone
+                self._source.end_stream()
 
     async def __anext__(self) -> Chunk:
         if self.finish_reason is not None:
             raise StopAsyncIteration
         if len(self.token_ids) >= self._max_tokens:
-            return self._end("length", "")
-        (token_id,), _, _ = await self._step(self._sampler, 0)
-        if token_id in self._stop_tokens:
-            return self._end("stop", "")
-        self._context.append([token_id])
-        self.token_ids.append(token_id)
-        text, is_stopped = self._stop_strings.add(self._decoder.add(token_id))
-        if is_stopped:
-            self.finish_reason = "stop"
-        elif len(self.token_ids) == self._max_tokens:
-            return self._end("length", text, token_id)
-        return Chunk(text, (token_id,))
+            self.finish_reason = "length"
+            return self._make_chunk("", (), ())
+        if self._stepwise:
+            return await self._step()
+        while True:
+            chunk = await self._read()
+            if chunk.text or chunk.token_ids or self.finish_reason is not None:
+                return chunk
 
     async def text(self) -> str:
         """Return all the text that is still to come."""
@@ -92,10 +156,116 @@ class Generation:
         """Return all the tokens that are still to come."""
         return [token async for chunk in self for token in chunk.token_ids]
 
-    def _end(self, reason: FinishReason, text: str, *token_ids: int) -> Chunk:
+    # ---- where tokens come from ------------------------------------------------------------
+
+    async def _step(self) -> Chunk:
+        extras = ("logprobs",) if self._logprobs else ()
+        result = await self._source.step(self._sampler, 0, extras)
+        (token_id,) = result.tokens
+        if token_id in self._stop_tokens:
+            return self._end("stop", "", (), ())
+        self._source.append([token_id])
+        logprobs = () if result.extras is None else result.extras.logprobs
+        return self._add([token_id], logprobs, None)
+
+    async def _read(self) -> Chunk:
+        stream = self._stream
+        if stream is None or not stream.is_open:
+            if self.token_ids:
+                self._decode_here()  # what the stream before held back is lost
+            stream = self._stream = self._source.open_stream(self._options())
+        values = await self._source.read_stream(stream)
+        if values is None:
+            return Chunk("", ())
+        token_ids, text, logprobs, finish, num_written = values
+        if finish == "stop-token":
+            token_ids = token_ids[:-1]
+        count, has_found = len(token_ids), False
+        if self._text is None:
+            chunk = self._take(text, token_ids, logprobs, finish)
+        else:
+            chunk = self._add(token_ids, logprobs, finish)
+            count = len(chunk.token_ids)
+            has_found = self.finish_reason is not None
+        self._source.accept(token_ids[:count], num_written)
+        if finish is not None or has_found:
+            self._source.end_stream()
+        return chunk
+
+    def _options(self) -> StreamOptions:
+        left = self._max_tokens - len(self.token_ids)
+        return StreamOptions(
+            self._sampler,
+            min(left, MAX_STREAM_TOKENS),
+            list(self._stop_tokens),
+            self._stop if self._text is None else [],
+            self._logprobs,
+        )
+
+    # ---- chunks ----------------------------------------------------------------------------
+
+    def _take(
+        self,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        finish: str | None,
+    ) -> Chunk:
+        """Return a chunk whose text the host has made."""
+        self.token_ids += token_ids
+        if finish is not None:
+            self.finish_reason = "length" if finish == "length" else "stop"
+        return self._make_chunk(text, token_ids, logprobs)
+
+    def _add(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], finish: str | None
+    ) -> Chunk:
+        """Return a chunk with the text of these tokens, or of those up to a stop string."""
+        assert self._text is not None, "or the host decodes"
+        decoder, strings = self._text
+        texts: list[str] = []
+        for count, token_id in enumerate(token_ids, 1):
+            self.token_ids.append(token_id)
+            text, is_stopped = strings.add(decoder.add(token_id))
+            texts.append(text)
+            if is_stopped:
+                self.finish_reason = "stop"
+                return self._make_chunk("".join(texts), token_ids[:count], logprobs)
+        if finish == "stop-token":
+            return self._end("stop", "".join(texts), token_ids, logprobs)
+        if len(self.token_ids) >= self._max_tokens:
+            return self._end("length", "".join(texts), token_ids, logprobs)
+        return self._make_chunk("".join(texts), token_ids, logprobs)
+
+    def _end(
+        self,
+        reason: FinishReason,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+    ) -> Chunk:
         """Release the text held back, as far as no stop string is in it."""
+        assert self._text is not None, "or the host decodes"
+        decoder, strings = self._text
         self.finish_reason = reason
-        rest, is_stopped = self._stop_strings.add(self._decoder.finish())
+        rest, is_stopped = strings.add(decoder.finish())
         if not is_stopped:
-            rest += self._stop_strings.finish()
-        return Chunk(text + rest, token_ids)
+            rest += strings.finish()
+        return self._make_chunk(text + rest, token_ids, logprobs)
+
+    def _make_chunk(
+        self, text: str, token_ids: Sequence[int], logprobs: Sequence[float]
+    ) -> Chunk:
+        if not self._logprobs:
+            return Chunk(text, tuple(token_ids))
+        return Chunk(text, tuple(token_ids), tuple(logprobs[: len(token_ids)]))
+
+    def _decode_here(self) -> None:
+        """Make the text of what is still to come in the inferlet itself."""
+        if self._text is not None:
+            return
+        decoder = TextDecoder(self._source.model, self._source.last_tokens)
+        strings = StopStrings(self._stop)
+        self._text = decoder, strings
+        for token_id in self.token_ids:
+            strings.add(decoder.add(token_id))

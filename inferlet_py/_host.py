@@ -6,86 +6,138 @@ process. There is one host for as long as the interpreter lives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from inferlet_py._binding import bind_interfaces
+from inferlet_py._host_allocate import (
+    ALLOCATE,
+    EXPORTS,
+    AllocateHost,
+    ExportInfo,
+    ExportsHost,
+)
+from inferlet_py._host_decode import DECODE, ChunkValues, DecodeHost, StreamValues
+from inferlet_py._host_forward import (
+    FORWARD,
+    INPUT_IMAGE,
+    INPUT_TEXT,
+    OUTPUT_TEXT,
+    ForwardHost,
+    InputImageHost,
+    InputTextHost,
+    OutputResult,
+    OutputTextHost,
+    OutputValues,
+    SamplerValues,
+)
+from inferlet_py._host_messaging import (
+    CHILDREN,
+    MESSAGING,
+    TOPICS,
+    BroadcastMessage,
+    ChildOutcome,
+    ChildrenHost,
+    Message,
+    MessagingHost,
+    TopicsHost,
+)
+from inferlet_py._host_models import MODELS, ModelInfo, ModelsHost
+from inferlet_py._host_outside import (
+    HTTP,
+    STORE,
+    HttpHost,
+    RequestValues,
+    ResponseValues,
+    StoreHost,
+)
+from inferlet_py._host_processors import (
+    PROCESSORS,
+    ProcessorsHost,
+    ProcessorSpec,
+)
+from inferlet_py._host_queues import QUEUES, QueuesHost
+from inferlet_py._host_runtime import RUNTIME, RuntimeHost
+from inferlet_py._host_tickets import TICKETS, TicketsHost
+from inferlet_py._host_tokenize import TOKENIZE, TokenizeHost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-__all__ = ["Host", "ModelInfo", "SamplerValues", "connect", "get_host"]
+__all__ = [
+    "INTERFACES",
+    "BroadcastMessage",
+    "ChildOutcome",
+    "ChunkValues",
+    "ExportInfo",
+    "Host",
+    "Message",
+    "ModelInfo",
+    "OutputResult",
+    "OutputValues",
+    "ProcessorSpec",
+    "RequestValues",
+    "ResponseValues",
+    "SamplerValues",
+    "StreamValues",
+    "bind_host",
+    "connect",
+    "get_host",
+]
 
-SamplerValues = tuple[float, int, float, float, int]
-"""Temperature, top-k, top-p, min-p, seed: the WIT record ``sampler``."""
+INTERFACES = (
+    RUNTIME,
+    MESSAGING,
+    TICKETS,
+    MODELS,
+    QUEUES,
+    ALLOCATE,
+    FORWARD,
+    INPUT_TEXT,
+    INPUT_IMAGE,
+    OUTPUT_TEXT,
+    TOKENIZE,
+    DECODE,
+    PROCESSORS,
+    EXPORTS,
+    TOPICS,
+    STORE,
+    HTTP,
+    CHILDREN,
+)
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model is; see ``models.wit``."""
-
-    name: str
-    traits: tuple[str, ...]
-    description: str
-    version: str
-    license: str
-    prompt_template: str
-    vocab_size: int
-    max_positions: int
-    eos_tokens: tuple[int, ...]
-    kv_page_size: int
-    max_forward_tokens: int
-    max_distribution: int
-
-
-class Host(Protocol):
+class Host(
+    RuntimeHost,
+    MessagingHost,
+    TicketsHost,
+    ModelsHost,
+    QueuesHost,
+    AllocateHost,
+    ForwardHost,
+    InputTextHost,
+    InputImageHost,
+    OutputTextHost,
+    TokenizeHost,
+    DecodeHost,
+    ProcessorsHost,
+    ExportsHost,
+    TopicsHost,
+    StoreHost,
+    HttpHost,
+    ChildrenHost,
+    Protocol,
+):
     """One method a function of the WIT; a failed call raises ``HostError``."""
 
-    def get_version(self) -> str: ...
-    def get_instance_id(self) -> str: ...
-    def get_arguments(self) -> str: ...
-    def now(self) -> float: ...
-    def log(self, level: str, text: str) -> None: ...
 
-    def send(self, text: str) -> int | None: ...
-    def send_bytes(self, data: bytes) -> int | None: ...
+def bind_host(modules: Mapping[str, Any], failure: type[Exception]) -> Host:
+    """Return the host on imported modules, by name of their interface.
 
-    def wait(self, tickets: Sequence[int], deadline: float | None) -> Sequence[int]: ...
-    def finish(self, ticket: int) -> None: ...
-    def cancel(self, ticket: int) -> None: ...
-
-    def available_models(self) -> Sequence[str]: ...
-    def get_model(self, name: str) -> ModelInfo: ...
-
-    def create_queue(self, queue: int, model: str) -> None: ...
-    def destroy_queue(self, queue: int) -> None: ...
-    def synchronize(self, queue: int) -> int: ...
-
-    def alloc_kvpage(self, queue: int, pages: Sequence[int]) -> None: ...
-    def dealloc_kvpage(self, queue: int, pages: Sequence[int]) -> None: ...
-    def fork_kvpage(
-        self, queue: int, sources: Sequence[int], targets: Sequence[int]
-    ) -> None: ...
-
-    def forward_text(
-        self,
-        queue: int,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        pages: Sequence[int],
-        start: int,
-        mask: Sequence[Sequence[int]] | None,
-        outputs: Sequence[int],
-        sampler: SamplerValues | None,
-        top: int,
-    ) -> int: ...
-    def take_forward(
-        self, ticket: int
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]: ...
-
-    def tokenize(
-        self, model: str, text: str, special: bool
-    ) -> Sequence[int]: ...  # the WIT's order
-    def detokenize(self, model: str, tokens: Sequence[int]) -> str: ...
-    def get_vocabs(self, model: str) -> Sequence[bytes]: ...
+    Args:
+        modules: componentize-py's, or what looks like them.
+        failure: What their functions raise: its ``value`` is the WIT's record ``error``.
+    """
+    return cast("Host", bind_interfaces(INTERFACES, modules, failure))
 
 
 _connected: list[Host] = []

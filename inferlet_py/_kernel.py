@@ -37,7 +37,7 @@ class Waiter(Protocol):
         """Return monotonic seconds."""
         ...
 
-    def wait(self, tickets: Sequence[int], deadline: float | None) -> Sequence[int]:
+    def wait(self, tickets: list[int], deadline: float | None) -> Sequence[int]:
         """Block until a ticket is ready or the deadline has passed.
 
         Returns:
@@ -143,7 +143,7 @@ class Kernel:
             self._interrupt(DeadlockError(waits))
             return
         try:
-            ready = self.waiter.wait(tuple(self._task_by_ticket), deadline)
+            ready = self.waiter.wait(list(self._task_by_ticket), deadline)
         except BaseException as error:  # noqa: BLE001  # raised in the root instead
             self._interrupt(error)
             return
@@ -207,9 +207,13 @@ class Kernel:
         and the task goes on without a turn of the loop.
         """
         failure: BaseException | None = None
+        is_taken_next = ticket < 0  # see `wait_to_take`
+        ticket = abs(ticket)
         if not (self.runnable or self._task_by_ticket or task.node.is_cancelled):
+            if is_taken_next and not self.deadlines:
+                return True
             try:
-                ready = self.waiter.wait((ticket,), self.deadlines.nearest())
+                ready = self.waiter.wait([ticket], self.deadlines.nearest())
             except BaseException as error:  # noqa: BLE001  # raised in the root instead
                 failure = error
             else:

@@ -11,7 +11,13 @@ from inferlet_py._host import ModelInfo, get_host
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Model", "available_models", "get_model"]
+__all__ = [
+    "Model",
+    "available_models",
+    "available_traits",
+    "get_model",
+    "models_with_traits",
+]
 
 
 class Model:
@@ -25,6 +31,7 @@ class Model:
     def __init__(self, info: ModelInfo, queue: int) -> None:
         self.info, self.queue = info, queue
         self._page_numbers = itertools.count(1)
+        self._embed_numbers = itertools.count(1)
 
     @property
     def name(self) -> str:
@@ -48,12 +55,23 @@ class Model:
         """Return the bytes of every token, by id."""
         return list(get_host().get_vocabs(self.name))
 
+    def new_queue(self) -> int:
+        """Open another command queue on the model and return its number."""
+        queue = next(_queue_numbers)
+        get_host().create_queue(queue, self.name)
+        return queue
+
+    def new_embed_numbers(self, count: int) -> list[int]:
+        """Return numbers for embeds that were not used before."""
+        return list(itertools.islice(self._embed_numbers, count))
+
     def new_page_numbers(self, count: int) -> list[int]:
         """Return numbers for pages that were not used before."""
         return list(itertools.islice(self._page_numbers, count))
 
 
 _models: dict[str, Model] = {}
+_queue_numbers = itertools.count(1)
 
 
 def get_model(name: str = "") -> Model:
@@ -66,7 +84,7 @@ def get_model(name: str = "") -> Model:
         host = get_host()
         info = host.get_model(name)
         if info.name not in _models:
-            queue = len({id(model) for model in _models.values()}) + 1
+            queue = next(_queue_numbers)
             host.create_queue(queue, info.name)
             _models[info.name] = Model(info, queue)
         _models[name] = _models[info.name]
@@ -76,6 +94,20 @@ def get_model(name: str = "") -> Model:
 def forget_models() -> None:
     """Start anew with another host; for runs that share an interpreter."""
     _models.clear()
+
+
+def available_traits(model: str = "") -> list[str]:
+    """Return the traits of a model: the interfaces that it supports.
+
+    Raises:
+        BadArgumentError: The server has no model of that name.
+    """
+    return list(get_host().available_traits(model))
+
+
+def models_with_traits(traits: Sequence[str]) -> list[str]:
+    """Return the names of the models that have all of these traits."""
+    return list(get_host().models_with_traits(list(traits)))
 
 
 def available_models() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from inferlet_py._host import Host, ModelInfo, connect
@@ -69,6 +70,7 @@ class _RehearsalHost:
 
     def __init__(self) -> None:
         self._tickets = itertools.count(1)
+        self._chunks = itertools.count(1)
 
     def get_arguments(self) -> str:
         return '{"prompt": "Once upon", "count": 2, "heat": 1, "kind": "b", "words": ["x"]}'
@@ -83,15 +85,22 @@ class _RehearsalHost:
         return tickets
 
     def get_model(self, _name: str) -> ModelInfo:
-        return ModelInfo("m", (), "", "", "", "", 8, 64, (0,), 16, 2048, 256)
+        return ModelInfo("m", (), "", "", "", "", 8, 64, (0,), 16, 2048, 256, 4, "m")
 
     def forward_text(self, *_: Any) -> int:
         return next(self._tickets)
 
-    def take_forward(
-        self, _ticket: int
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
-        return [1], [1, 2], [0.5, 0.5]
+    def take_forward(self, _ticket: int) -> Sequence[Any]:
+        return [SimpleNamespace(tokens=[1], top_ids=[1, 2], top_probs=[0.5, 0.5])]
+
+    def start_stream(self, *_: Any) -> None:
+        self._chunks = itertools.count(4)
+
+    def read_stream(self, _stream: int) -> int:
+        return next(self._tickets)
+
+    def take_chunk(self, _ticket: int) -> tuple[list[int], str, list[float], None, int]:
+        return [1], " a", [], None, next(self._chunks)
 
     def tokenize(self, *_: Any) -> Sequence[int]:
         return [1, 2, 3]
@@ -102,9 +111,9 @@ class _RehearsalHost:
     def _nothing(self, *_: Any) -> None:
         return
 
-    cancel = finish = create_queue = alloc_kvpage = dealloc_kvpage = fork_kvpage = (
-        _nothing
-    )
+    close_stream = cancel = finish = create_queue = alloc_kvpage = dealloc_kvpage = (
+        fork_kvpage
+    ) = _nothing
 
 
 def rehearse(*, rounds: int = ROUNDS) -> None:

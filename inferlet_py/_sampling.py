@@ -59,6 +59,7 @@ class Sampler:
             self.top_p,
             self.min_p,
             seed % 2**SEED_BITS,
+            0,
         )
 
 

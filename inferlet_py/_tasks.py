@@ -189,3 +189,18 @@ def wait_ticket(ticket: int) -> Generator[int, BaseException | None, None]:
             raise error
         finally:
             del error  # its traceback holds this frame
+
+
+@types.coroutine
+def wait_to_take(ticket: int) -> Generator[int, BaseException | None, None]:
+    """As ``wait_ticket``, for callers whose next step takes the result from the host.
+
+    Taking waits for the command too. A task that is alone, with no deadline, may therefore
+    skip this wait, which saves it one suspension.
+    """
+    error = yield -ticket
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame

@@ -23,6 +23,7 @@ from pie_trio.config import (
     ModelConfig,
     WasmConfig,
     default_cache_directory,
+    default_store_path,
 )
 from pie_trio.errors import ConfigError, GuestFailedError, PieError
 
@@ -92,7 +93,10 @@ def _add_run(commands: Any) -> None:
         "run",
         help="run a program here, with an engine of its own",
         description="Run a program here, with an engine of its own. Options of pie stand before "
-        "the program, the program's own arguments after it; `pie run PROGRAM --help` shows them.",
+        "the program, the program's own arguments after it; `pie run PROGRAM --help` shows them. "
+        "What the program sends is printed on stdout. What it receives are the lines of stdin, "
+        "without their ends; they are read from when it first receives, and the end of the file "
+        "is the end of the messages.",
         allow_abbrev=False,
     )
     _add_model_options(parser)
@@ -120,6 +124,41 @@ def _add_run(commands: Any) -> None:
         metavar="MIB",
         help="memory that the program may use (default: "
         f"{InstanceLimits().memory_bytes >> 20})",
+    )
+    parser.add_argument(
+        "--allow-http",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="let the program reach this host: HOST, HOST:PORT, *.HOST, or * for all public "
+        "ones; local://HOST for one of this network; repeat for several (default: none)",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="FILE",
+        help="the key-value store, made when it is first used (default: store.db in "
+        "$PIE_DATA_DIR, else in ~/.local/share/pie)",
+    )
+    parser.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        dest="programs",
+        help="a program that this one may launch by name, besides itself; repeat for several",
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write what happened to this file, for https://ui.perfetto.dev: each step, each "
+        "command, and the spans of the program",
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="say at the end, on stderr, which sizes the batches had and why",
     )
     parser.add_argument(
         "program", type=Path, help="a .py file, a folder with an app.py, or a .zip"
@@ -221,13 +260,27 @@ def _models(options: argparse.Namespace) -> list[ModelConfig]:
     ]
 
 
+def _programs(texts: Sequence[str]) -> dict[str, Path]:
+    programs: dict[str, Path] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not (name and separator and path):
+            raise ConfigError(f"--program takes NAME=PATH, got {text!r}")
+        if name in programs:
+            raise ConfigError(f"two programs are called {name}: choose another name")
+        programs[name] = Path(path).expanduser()
+    return programs
+
+
 def _run(options: argparse.Namespace) -> int:
     from pie_trio.application.run.signals import catch_signals
 
     with catch_signals() as signals:
         from pie_trio.application.run.command import RunOptions, run_in_wasm
         from pie_trio.application.run.native import run_natively
+        from pie_trio.application.run.reporting import Report, reporting
 
+        report = Report()
         limits = InstanceLimits(wall_seconds=options.timeout)
         if options.memory is not None:
             limits = replace(limits, memory_bytes=options.memory << 20)
@@ -239,6 +292,10 @@ def _run(options: argparse.Namespace) -> int:
             wasm=WasmConfig(cache_directory=cache_directory),
             limits=limits,
             num_warm=options.warm,
+            allow_http=options.allow_http,
+            store_path=options.store or default_store_path(),
+            programs=_programs(options.programs),
+            on_serving=report.watch,
         )
         if options.native:
             for flag in ("memory", "warm"):
@@ -246,9 +303,11 @@ def _run(options: argparse.Namespace) -> int:
                     raise ConfigError(
                         f"--{flag} is of the sandbox, which --native runs without"
                     )
-            run_natively(run)
-        else:
-            run_in_wasm(run, signals)
+        with reporting(report, options.trace, is_explained=options.explain):
+            if options.native:
+                run_natively(run)
+            else:
+                run_in_wasm(run, signals)
     return 0
 
 

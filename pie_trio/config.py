@@ -11,8 +11,10 @@ __all__ = [
     "ControlConfig",
     "InstanceLimits",
     "ModelConfig",
+    "SharedLimits",
     "WasmConfig",
     "default_cache_directory",
+    "default_store_path",
 ]
 
 
@@ -22,6 +24,14 @@ def default_cache_directory() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "pie"
+
+
+def default_store_path() -> Path:
+    """Return ``store.db`` in ``$PIE_DATA_DIR``, else in ``pie`` in the user's data directory."""
+    if named := os.environ.get("PIE_DATA_DIR"):
+        return Path(named) / "store.db"
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "pie" / "store.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,14 @@ class InstanceLimits:
         max_in_flight: Commands enqueued and not yet taken.
         max_queues: Open command queues.
         max_pages: KV pages of each model, shared ones counted each time.
-        max_unread: Messages that the client has not taken yet.
+        max_embeds: Embeds of each model.
+        max_unread: Messages that the client has not taken yet, and those from it that the
+            instance has not received yet. The same for each child and each subscription.
         max_unread_bytes: And their size; no message may be larger.
+        max_request_bytes: Requests to the store and to other servers that are on their way,
+            and answers that were not taken yet.
+        max_children: Children at once.
+        max_depth: Of children of children.
         log_bytes: What the log keeps; older lines go first.
     """
 
@@ -67,30 +83,56 @@ class InstanceLimits:
     max_in_flight: int = 1024
     max_queues: int = 1024
     max_pages: int = 65536
+    max_embeds: int = 65536
     max_unread: int = 4096
     max_unread_bytes: int = 16 << 20
+    max_request_bytes: int = 64 << 20
+    max_children: int = 64
+    max_depth: int = 8
     log_bytes: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class SharedLimits:
+    """What several inferlets may use together: all of a user, or all of the server.
+
+    Attributes:
+        pages: KV pages of all models, shared ones counted each time.
+        embeds: Embeds of all models.
+        queues: Open command queues.
+        commands_in_flight: Commands that have not finished.
+    """
+
+    pages: int = 1 << 20
+    embeds: int = 1 << 20
+    queues: int = 1 << 16
+    commands_in_flight: int = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """How commands become batches.
+    """How commands become batches, and what happens when pages are short.
 
     Attributes:
         max_batch: Most forwards in a batch.
-        max_batch_tokens: Most new tokens in a batch; also the most that one forward may have.
+        max_batch_tokens: Most new tokens in a batch.
+        chunk_tokens: Most of them from long prefills while other inferlets use the model too.
+        max_forward_tokens: Most new tokens of one forward; it runs in chunks.
         max_distribution: Most tokens in a returned distribution.
-        rendezvous_fraction: Wait for inferlets that are about to submit for at most this
-            fraction of a step.
-        rendezvous_floor_seconds: And for at least this long, where steps are very short.
+        policy: When a batch is dispatched: see :mod:`pie_trio.control.policies`.
+        contention: What happens when pages are short: ``ladder`` or ``fcfs``.
+        swap_bytes: Host memory for the pages of suspended inferlets.
         max_instances: Instances at once; with ``max_in_flight`` the capacity of the channel.
     """
 
     max_batch: int = 256
     max_batch_tokens: int = 2048
+    chunk_tokens: int = 256
+    max_forward_tokens: int = 16384
     max_distribution: int = 256
-    rendezvous_fraction: float = 0.5
-    rendezvous_floor_seconds: float = 0.002
+    policy: str = "rendezvous"
+    contention: str = "ladder"
+    swap_bytes: int = 1 << 30
     max_instances: int = 1024
 
 

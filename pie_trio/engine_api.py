@@ -15,17 +15,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pie_trio.errors import EngineError
+
 __all__ = [
+    "NO_SLOT",
     "Batch",
+    "BatchResult",
     "Engine",
     "ForwardRequest",
-    "ForwardResult",
     "ModelInfo",
+    "OutputResult",
     "OutputSpec",
     "PageCopy",
+    "ProjectRequest",
+    "RequestResult",
     "SamplerSpec",
     "Tokenizer",
 ]
+
+NO_SLOT = -1
+"""In :attr:`ForwardRequest.input_slots`: the token enters by its id, as usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,10 @@ class ModelInfo:
         prompt_template: The chat template (Jinja) as published, or "".
         page_size: Tokens in a KV page.
         num_pages: KV pages that the engine has.
+        page_bytes: Bytes of one page in all layers, as :meth:`Engine.read_pages` returns it.
+        hidden_size: Numbers in a hidden state.
+        num_embeds: Places for hidden states: see :attr:`OutputSpec.store`.
+        adapters: Names of the adapters (LoRA) that were loaded with the model.
     """
 
     name: str
@@ -55,6 +68,10 @@ class ModelInfo:
     prompt_template: str
     page_size: int
     num_pages: int
+    page_bytes: int = 0
+    hidden_size: int = 0
+    num_embeds: int = 0
+    adapters: tuple[str, ...] = ()
     description: str = ""
     version: str = ""
     license: str = ""
@@ -85,18 +102,30 @@ class SamplerSpec:
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """What to return of a forward.
+    """What to return for some rows: new tokens of a forward, or slots of a projection.
 
     Attributes:
-        rows: ``[num_rows]`` int32, indices into the request's own new tokens.
+        rows: ``[num_rows]`` int32, indices into the request's own new tokens (or slots).
         sampler: Sample one token a row; None samples nothing.
         top_k: Return the k most likely tokens and their probabilities (of the softmax at
             temperature 1) a row; 0 returns none.
+        logprobs: Return the log-probability (at temperature 1) of each sampled token; nothing
+            without a sampler.
+        entropy: Return the entropy of the softmax at temperature 1, in nats.
+        logits: Return the raw logits.
+        hidden: Return the last hidden state, before the final norm.
+        store: ``[num_rows]`` int32, the places among ``num_embeds`` that the rows' hidden
+            states are kept in on the device; None keeps none.
     """
 
     rows: NDArray[np.int32]
     sampler: SamplerSpec | None = None
     top_k: int = 0
+    logprobs: bool = False
+    entropy: bool = False
+    logits: bool = False
+    hidden: bool = False
+    store: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +144,13 @@ class ForwardRequest:
         mask: ``[num_tokens, kv_len]`` bool, True where a new token attends to a slot; each row
             attends at least to one. None: new token ``i`` attends to slots
             ``0 .. kv_len - num_tokens + i``.
-        outputs: What to return; None returns nothing (a pure prefill).
+        outputs: What to return, each for rows of its own; empty for a pure prefill. Rows may
+            occur in several of them.
+        input_slots: ``[num_tokens]`` int32: the token enters as the hidden state that was
+            stored in this place, instead of by its id; ``NO_SLOT`` where it does not. None
+            where no token does. The state enters as it was stored, before the final norm, and
+            the id beside it is not looked at, but must be one.
+        adapter: Name of an adapter of the model; "" for none.
     """
 
     token_ids: NDArray[np.int32]
@@ -123,7 +158,25 @@ class ForwardRequest:
     page_ids: NDArray[np.int32]
     kv_len: int
     mask: NDArray[np.bool_] | None = None
-    outputs: OutputSpec | None = None
+    outputs: tuple[OutputSpec, ...] = ()
+    input_slots: NDArray[np.int32] | None = None
+    adapter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRequest:
+    """Turn stored hidden states into distributions: final norm and head, no attention.
+
+    Attributes:
+        slots: ``[num_slots]`` int32, places that an earlier step stored hidden states in.
+        positions: ``[num_slots]`` int32, of the tokens that they belong to; they and the seed
+            decide a draw.
+        outputs: As of a forward; rows are indices into ``slots``.
+    """
+
+    slots: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    outputs: tuple[OutputSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,28 +192,54 @@ class PageCopy:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step of the device: first all copies, in order, then all forwards at once.
+    """One step of the device: all copies in order, all forwards at once, all projections.
 
-    No forward of a batch reads a slot that another forward of the same batch writes.
+    No forward of a batch reads a slot that another forward of the same batch writes; nor is a
+    hidden state read that the same batch stores.
     """
 
-    forwards: tuple[ForwardRequest, ...]
+    forwards: tuple[ForwardRequest, ...] = ()
     copies: tuple[PageCopy, ...] = ()
+    projections: tuple[ProjectRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardResult:
-    """What a request's :class:`OutputSpec` asked for; what was not asked for is empty.
+class OutputResult:
+    """What an :class:`OutputSpec` asked for; what was not asked for is empty (``[0]``).
 
     Attributes:
         token_ids: ``[num_rows]`` int32, sampled.
         top_ids: ``[num_rows, top_k]`` int32, most likely first.
         top_probs: ``[num_rows, top_k]`` float32.
+        logprobs: ``[num_rows]`` float32, of ``token_ids``.
+        entropy: ``[num_rows]`` float32, in nats.
+        logits: ``[num_rows, vocab_size]`` float32.
+        hidden: ``[num_rows, hidden_size]`` float32.
     """
 
     token_ids: NDArray[np.int32]
     top_ids: NDArray[np.int32]
     top_probs: NDArray[np.float32]
+    logprobs: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
+
+
+RequestResult = tuple[OutputResult, ...]
+"""One for each of the request's outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a step returned, in the order of the batch.
+
+    A request of which something was not finite has the error in its place; what it was to
+    write is then undefined, while the others are not concerned.
+    """
+
+    forwards: tuple[RequestResult | EngineError, ...]
+    projections: tuple[RequestResult | EngineError, ...] = ()
 
 
 class Engine(Protocol):
@@ -171,11 +250,27 @@ class Engine(Protocol):
         """What the model is; constant."""
         ...
 
-    def execute(self, batch: Batch) -> Sequence[ForwardResult]:
-        """Run one step and return a result for each forward, in order. Blocks.
+    def execute(self, batch: Batch) -> BatchResult:
+        """Run one step. Blocks.
 
         Raises:
             EngineError: The step failed. What the batch would have written is undefined.
+        """
+        ...
+
+    def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Return ``[num_pages, page_bytes]``, a copy of these pages in host memory. Blocks.
+
+        Raises:
+            EngineError: They cannot be read.
+        """
+        ...
+
+    def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
+        """Put back what :meth:`read_pages` returned, into any pages. Blocks.
+
+        Raises:
+            EngineError: They cannot be written.
         """
         ...
 

@@ -9,8 +9,12 @@
     |   |   `-- DamagedComponentError
     |   `-- ProgramError   a program that cannot even start: no file, no @inferlet
     |-- InferletError      the guest's: ends that instance; exit code 1
-    |   |-- BadArgumentError, UnknownHandleError, OutOfPagesError, LimitError
-    |   |-- UnsupportedError, CancelledError, TimedOutError
+    |   |-- BadArgumentError, UnknownHandleError, LimitError
+    |   |-- OutOfPagesError, OutOfEmbedsError
+    |   |-- UnsupportedError, NotFoundError, CancelledError, TimedOutError
+    |   |-- ForbiddenError     it lacks a grant
+    |   |   `-- HttpDeniedError
+    |   |-- HttpFailedError, StoreError
     |   |-- GuestFailedError   an exception of the author's own, with its traceback
     |   `-- GuestTrappedError  a trap of Wasm: stack, memory, unknown import
     `-- EngineError        ours: fails the calls of that batch
@@ -30,14 +34,20 @@ __all__ = [
     "ConfigError",
     "DamagedComponentError",
     "EngineError",
+    "ForbiddenError",
     "GuestFailedError",
     "GuestTrappedError",
+    "HttpDeniedError",
+    "HttpFailedError",
     "InferletError",
     "LimitError",
     "ModelDirectoryError",
+    "NotFoundError",
+    "OutOfEmbedsError",
     "OutOfPagesError",
     "PieError",
     "ProgramError",
+    "StoreError",
     "TimedOutError",
     "UnknownHandleError",
     "UnsupportedError",
@@ -106,6 +116,18 @@ class OutOfPagesError(InferletError):
         self.needed, self.free, self.total = needed, free, total
 
 
+class OutOfEmbedsError(InferletError):
+    """A request needs more places for hidden states than are free."""
+
+    code = "out-of-embeds"
+
+    def __init__(self, *, needed: int, free: int, total: int) -> None:
+        super().__init__(
+            f"need {needed} embeds but only {free} of {total} are free: give some back first"
+        )
+        self.needed, self.free, self.total = needed, free, total
+
+
 class LimitError(InferletError):
     """An instance reached one of its limits."""
 
@@ -122,6 +144,12 @@ class CancelledError(InferletError):
     """A command was withdrawn before it ran."""
 
     code = "cancelled"
+
+
+class NotFoundError(InferletError):
+    """There is nothing of that name, or not for this instance."""
+
+    code = "not-found"
 
 
 class TimedOutError(InferletError):
@@ -151,3 +179,33 @@ class EngineError(PieError):
     """A batch failed on the device: its calls fail, the server goes on."""
 
     code: ClassVar[str] = "engine-failed"
+
+
+class ForbiddenError(InferletError):
+    """An instance asked for something that it was not granted; the message names the grant."""
+
+    code = "forbidden"
+
+
+class HttpDeniedError(ForbiddenError):
+    """A request goes where the instance may not reach.
+
+    Attributes:
+        grant: What would allow it, as a value of ``--allow-http``; empty where nothing does.
+    """
+
+    def __init__(self, message: str, *, grant: str = "") -> None:
+        super().__init__(message)
+        self.grant = grant
+
+
+class HttpFailedError(InferletError):
+    """A request was allowed and brought no answer that can be used."""
+
+    code = "failed"
+
+
+class StoreError(InferletError):
+    """The key-value store cannot do its work: its disk is full, it is locked, or damaged."""
+
+    code = "failed"

@@ -22,7 +22,11 @@ HERE = Path(__file__).parent
 
 # A deadline for each example means nothing where cores are shared. Under CI hypothesis loads
 # a profile of its own, which is also the same in every run.
+# pytest --hypothesis-profile=pie-slow looks longer.
 settings.register_profile("pie", deadline=None)
+settings.register_profile(
+    "pie-slow", deadline=None, max_examples=1000, stateful_step_count=60
+)
 if "CI" not in os.environ:
     settings.load_profile("pie")
 

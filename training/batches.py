@@ -75,6 +75,7 @@ def make_batch(
     length: int,
     copy_share: float,
     long_share: float,
+    drill_share: float = 0.0,
 ) -> Batch:
     """Return the batch of ``step``, ``[batch_size, length]``."""
     # Steps stay far apart in seed space, so that two runs share no batch.
@@ -83,6 +84,7 @@ def make_batch(
         Split.TRAIN,
         copy_share=copy_share,
         long_share=long_share,
+        drill_share=drill_share,
     )
     rows = pack(tokenizer, documents, length=length)
     token_ids = np.zeros((batch_size, length + 1), dtype=np.int64)

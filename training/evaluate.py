@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from training.corpus import (
     FAMILIES,
     Document,
     Split,
+    Turn,
     draw,
     recall,
     records,
@@ -228,10 +230,10 @@ def score_kinds(generator: Generator, name: str, count: int) -> Scores:
 
 
 def _well_formed(generator: Generator, documents: list[Document]) -> float:
-    answers = generator.complete([d.turns[0].prompt for d in documents])
+    prompts = [document.turns[-1].prompt for document in documents]
     made = (
-        Document(d.family, d.kind, chat(("user", ""), ("assistant", answer)))
-        for d, answer in zip(documents, answers, strict=True)
+        replace(document, turns=(Turn(document.turns[-1].prompt, answer),))
+        for document, answer in zip(documents, generator.complete(prompts), strict=True)
     )
     return share(FAMILIES["plans"].check(document) for document in made)
 

@@ -12,7 +12,6 @@ import logging
 import signal
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from training.batches import Batch, make_batch
 from training.induction import plant_induction
 from training.model import Llama, ModelConfig
 from training.muon import Muon
+from training.plot import plot_losses
 from training.tokenizer import twins
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ class TrainConfig:
     """One run. Lengths and shares come as ``step:value`` pairs, from that step on."""
 
     seed: int = 1
-    steps: int = 7000
+    steps: int = 8800
     warmup_steps: int = 40
-    decay_steps: int = 2000
+    decay_steps: int = 1900
     tokens_per_step: int = 2048
-    lengths: str = "0:256,5000:512,6200:2048"
-    copy_shares: str = "0:0.25,400:0.1,1200:0.03"
-    long_shares: str = "0:0,5000:0.06,6200:0.3"
+    lengths: str = "0:256,6900:512,8200:2048"
+    copy_shares: str = "0:0.25,400:0.1,1200:0.03,4900:0.05"
+    long_shares: str = "0:0,6900:0.06,8200:0.3"
+    drill_shares: str = "0:0,4900:0.45"
     # Higher rates wipe out the planted heads before training can use them.
     muon_lr: float = 0.01
     adam_lr: float = 0.003
@@ -124,6 +125,7 @@ class Trainer:
             length=length,
             copy_share=value_at(self.config.copy_shares, self.step),
             long_share=value_at(self.config.long_shares, self.step),
+            drill_share=value_at(self.config.drill_shares, self.step),
         )
         batch = Batch(*(getattr(batch, f.name).to(self.device) for f in fields(Batch)))
         loss = self.loss_of(batch)
@@ -169,24 +171,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def plot_losses(log_path: Path, image_path: Path) -> None:
-    """Draw the loss curve if matplotlib is installed."""
-    try:
-        import_module("matplotlib").use("Agg")
-        pyplot: Any = import_module("matplotlib.pyplot")
-    except ImportError:
-        logger.warning("no loss curve: install matplotlib to get %s", image_path)
-        return
-    with log_path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows])
-    axes.set(xlabel="step", ylabel="weighted loss", yscale="log", title="pie-tiny")
-    axes.grid(visible=True, alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(image_path, dpi=110)
-
-
 def run(
     trainer: Trainer,
     folder: Path,
@@ -223,7 +207,7 @@ def run(
                 saved_at = time.monotonic()
     is_done = trainer.step >= config.steps
     trainer.save(folder / ("final.pt" if is_done else "checkpoint.pt"))
-    plot_losses(log_path, folder / "losses.png")
+    plot_losses(folder)
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,28 +1,38 @@
-"""The batcher: takes commands from a memory channel, makes batches, steps the device.
+"""The batcher: orders commands, makes batches, steps the device.
 
-The device is stepped in a thread of its own limiter, one batch at a time; while a batch runs,
-calls gather in the channel.
+The device is stepped in a thread of its own, one batch at a time; while a batch runs, calls
+gather.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
+import math
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from pie_trio.control.commands import Command, PageOrder, choose_batch
-from pie_trio.engine_api import Batch, Engine, ForwardResult
-from pie_trio.errors import CancelledError, EngineError
+from pie_trio.control.arrivals import Arrivals
+from pie_trio.control.choosing import Choice, Limits, choose_batch
+from pie_trio.control.commands import Command, CommandOrder, Kind
+from pie_trio.control.contention import RETRY_SECONDS, Fail, Wait
+from pie_trio.control.device_thread import Device, open_device_thread
+from pie_trio.control.policies import BatchState, make_policy
+from pie_trio.control.shortages import Shortages, evicted_error
+from pie_trio.control.trace import StepRecord, Trace
+from pie_trio.engine_api import Batch, BatchResult, Engine, PageCopy
+from pie_trio.errors import CancelledError, EngineError, OutOfPagesError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from pie_trio.config import ControlConfig
+    from pie_trio.control.embeds import EmbedPool
     from pie_trio.control.pages import PagePool
-    from pie_trio.control.rendezvous import Rendezvous
+    from pie_trio.control.tenants import Tenant
+    from pie_trio.engine_api import ForwardRequest, ProjectRequest, RequestResult
 
 __all__ = ["Batcher", "open_batcher"]
 
@@ -36,192 +46,458 @@ class Batcher:
     """Accepts the commands of one model.
 
     Attributes:
+        arrivals: Who is about to submit.
+        trace: What happened.
+        tenants: Inferlets that use the model: whoever submits is among them.
         num_steps: Batches that were run.
         last_step_at: When the latest of them ended, on trio's clock.
+        step_seconds: Running mean of the time of a step.
     """
 
     def __init__(
         self,
         engine: Engine,
         pool: PagePool,
-        rendezvous: Rendezvous,
+        embeds: EmbedPool,
         config: ControlConfig,
-        send: trio.MemorySendChannel[Command],
+        device: Device,
+        *,
+        max_queued: int,
     ) -> None:
-        self.engine, self.pool = engine, pool
-        self.rendezvous, self.config = rendezvous, config
+        self.engine, self.pool, self.embeds = engine, pool, embeds
+        self.config = config
+        self.policy = make_policy(config.policy)
+        self.arrivals = Arrivals(self.poke)
+        self.trace = Trace(trio.current_time)
+        self.tenants: dict[Tenant, None] = {}
+        self._shortages = Shortages(engine, pool, self.tenants, config, device)
         self.num_steps = 0
         self.last_step_at = float("-inf")
-        self._send = send
-        self._order = PageOrder()
-        self._ready: list[tuple[int, Command]] = []  # a heap by sequence
+        self.step_seconds = 0.0
+        self._limits = Limits(
+            max_batch=min(config.max_batch, self.policy.max_batch or config.max_batch),
+            max_tokens=config.max_batch_tokens,
+            chunk_tokens=config.chunk_tokens,
+        )
+        self._device, self._max_queued = device, max_queued
+        self._order = CommandOrder(pool)
+        self._ready: dict[Command, None] = {}
         self._sequence = 0
-        self._step_seconds = 0.0
-        self._unfinished: set[Command] = set()
-        self._is_stopped = False
-        self._limiter = trio.CapacityLimiter(1)
+        self._suspensions: list[tuple[Tenant, Callable[[], None]]] = []
+        self._calls_in_step: list[Callable[[], None]] = []
+        self._gathering_since = 0.0
+        self._changed = trio.Event()
+        self._is_stopped = self._has_withdrawn = False
+        pool.on_freed = self.poke
+        pool.on_event = self.trace.note_page
 
     @property
     def num_unfinished(self) -> int:
         """Commands that were submitted and have not finished."""
-        return len(self._unfinished)
+        return len(self._order)
 
-    def submit(self, command: Command) -> None:
+    @property
+    def reclaim(self) -> Callable[[int], int]:
+        """Drops exports that nobody uses: see :class:`~.shortages.Shortages`."""
+        return self._shortages.reclaim
+
+    @reclaim.setter
+    def reclaim(self, reclaim: Callable[[int], int]) -> None:
+        self._shortages.reclaim = reclaim
+
+    def submit(self, command: Command, *, beside: Command | None = None) -> None:
         """Accept a command; its ``on_done`` is called later. Never waits.
 
-        Once the batcher has stopped, ``on_done`` gets the error at once.
+        Once the batcher has stopped, ``on_done`` gets the error at once. The order with
+        ``beside`` does not matter: see :meth:`CommandOrder.add`.
         """
         if self._is_stopped:
             command.on_done(_stopped())
             return
+        assert len(self._order) < self._max_queued, "instances are limited"
         self._sequence += 1
-        command.sequence = self._sequence
-        for page in command.reads | command.writes:
-            self.pool.pin(page)
-        self._order.add(command)
-        self._unfinished.add(command)
-        # Cannot be full: it holds what all instances together may have in flight.
-        self._send.send_nowait(command)
+        command.sequence = command.waiting_since = self._sequence
+        command.on_withdrawn = self._note_withdrawn
+        tenant = command.tenant
+        tenant.last_used_at = command.submitted_at
+        if tenant.is_evicted:
+            command.is_withdrawn, command.failure = True, evicted_error(self.pool)
+        if command.embeds:
+            self.embeds.pin(command.embeds)
+        self._order.add(command, beside=beside)
+        if command.num_blockers == 0:
+            self._ready[command] = None
+        self._changed.set()
 
-    def withdraw(self, command: Command) -> None:
-        """Let a command that has not started do nothing. It keeps its place in the order."""
-        if not command.is_started:
-            command.is_withdrawn = True
+    def resume(self, command: Command) -> None:
+        """Let a command go on that was paused."""
+        command.is_paused = False
+        command.waiting_since = self._sequence
+        self._ready[command] = None
+        self._changed.set()
 
-    async def run(self, receive: trio.MemoryReceiveChannel[Command]) -> None:
+    def add_page(self, command: Command, page: int) -> None:
+        """Let an unfinished command write one more page: see :class:`CommandOrder`."""
+        self._order.add_page(command, page)
+
+    def release_pages(self, command: Command, pages: Iterable[int]) -> None:
+        """Let others read what a command has written: see :class:`CommandOrder`."""
+        self._order.release_pages(command, pages)
+
+    def call_in_step(self, call: Callable[[], None]) -> None:
+        """Call soon, but rather when the device is at work.
+
+        What that wakes up would otherwise compute while the batch waits for others.
+        """
+        self._calls_in_step.append(call)
+
+    def suspend(self, tenant: Tenant, on_done: Callable[[], None]) -> None:
+        """Move what an inferlet alone holds to host memory, after the step that runs.
+
+        Its next command brings it back. ``on_done`` is called also if there was no room.
+        """
+        if self._is_stopped:
+            on_done()
+            return
+        self._suspensions.append((tenant, on_done))
+        self._changed.set()
+
+    def poke(self) -> None:
+        """Note that something has changed: look again whether a batch can be made."""
+        self._changed.set()
+
+    def _note_withdrawn(self) -> None:
+        self._has_withdrawn = True
+        self._changed.set()
+
+    async def run(self) -> None:
         """Make and run batches until cancelled; what is left then fails."""
         try:
             while True:
-                if not self._ready:
-                    self._accept(await receive.receive())
-                self._drain(receive)
-                await self.rendezvous.wait_settled(timeout_seconds=self._patience())
-                self._drain(receive)
-                chosen = self._choose()
-                if chosen:
-                    await self._step(chosen)
+                while not self._ready and not self._suspensions:
+                    self._make_calls()
+                    await self._wait_for_change(math.inf)
+                await self._suspend_all()
+                await self._gather()
+                choice = self._choose()
+                if choice.starved is not None and await self._relieve(choice):
+                    continue
+                if choice.commands:
+                    await self._run_choice(choice)
+                elif self._ready:  # all of inferlets that were told to end
+                    await self._wait_for_change(RETRY_SECONDS)
         finally:
             # Instances that are cancelled together with the batcher wait for their commands
             # before they end.
             self._is_stopped = True
-            for command in sorted(self._unfinished, key=lambda c: c.sequence):
+            self._make_calls()
+            for command in sorted(self._order, key=lambda c: c.sequence):
                 self._finish(command, _stopped())
+            for _, on_done in self._suspensions:
+                on_done()
 
-    def _accept(self, command: Command) -> None:
-        """Queue a command if it is ready and its last blocker did not queue it already."""
-        if command.num_blockers == 0 and not command.is_queued:
-            self._enqueue(command)
+    # ---- gathering --------------------------------------------------------------------
 
-    def _enqueue(self, command: Command) -> None:
-        command.is_queued = True
-        heapq.heappush(self._ready, (command.sequence, command))
-
-    def _drain(self, receive: trio.MemoryReceiveChannel[Command]) -> None:
-        try:
-            while True:
-                self._accept(receive.receive_nowait())
-        except trio.WouldBlock:
-            return
-
-    def _patience(self) -> float:
-        config = self.config
-        return max(
-            config.rendezvous_floor_seconds,
-            config.rendezvous_fraction * self._step_seconds,
-        )
-
-    def _choose(self) -> Sequence[Command]:
-        """Take the next batch out of the ready commands."""
-        candidates: list[Command] = []
+    async def _gather(self) -> None:
+        """Let commands gather for as long as the policy wants."""
+        self._gathering_since = trio.current_time()
         while self._ready:
-            _, command = heapq.heappop(self._ready)
-            if not command.is_withdrawn and command.sees_unfilled(self.pool):
-                command.is_withdrawn, command.failure = True, _sees_unfilled()
-            if command.is_withdrawn and not self._must_copy(command):
-                self._finish(command, command.failure or _withdrawn())
-            else:
-                candidates.append(command)
-        chosen = choose_batch(
-            candidates,
-            max_batch=self.config.max_batch,
-            max_tokens=self.config.max_batch_tokens,
+            if self._has_withdrawn:
+                self._sweep()
+                continue
+            seconds = self.policy.wait_seconds(self._state())
+            if seconds <= 0:
+                return
+            await self._wait_for_change(seconds)
+
+    def _state(self) -> BatchState:
+        return BatchState(
+            now=trio.current_time(),
+            gathering_since=self._gathering_since,
+            num_ready=len(self._ready),
+            oldest_at=min([command.submitted_at for command in self._ready]),
+            progress_at=max(self._gathering_since, self.arrivals.settled_at),
+            num_expected=self.arrivals.num_expected,
+            step_seconds=self.step_seconds,
         )
-        taken = {id(command) for command in chosen}
-        self._ready = [(c.sequence, c) for c in candidates if id(c) not in taken]
-        return chosen
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        """Wait until :meth:`poke`, or until the time is over."""
+        self._changed = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._changed.wait()
+
+    # ---- choosing ---------------------------------------------------------------------
+
+    def _make_calls(self) -> None:
+        calls, self._calls_in_step = self._calls_in_step, []
+        for call in calls:
+            call()
+
+    def _choose(self) -> Choice:
+        self._sweep()
+        return choose_batch(
+            self._ready,
+            self.pool,
+            self._limits,
+            is_contended=len(self._order) > 1 or self.arrivals.num_expected > 0,
+        )
+
+    def _sweep(self) -> None:
+        """Let the ready commands end that nobody wants, or that would see a hole."""
+        self._has_withdrawn = False
+        unchecked = list(self._ready)
+        while unchecked:
+            command = unchecked.pop()
+            if not command.is_withdrawn and self._sees_hole(command):
+                command.is_withdrawn, command.failure = True, _sees_hole()
+            if command.is_withdrawn and not self._must_copy(command):
+                # What becomes ready by that may see what this one did not write.
+                unchecked += self._finish(command, command.failure or _withdrawn())
+
+    def _sees_hole(self, command: Command) -> bool:
+        if command.embeds and not self.embeds.are_filled(command.read_embeds):
+            return True
+        return command.sees_hole(self.pool)
 
     def _must_copy(self, command: Command) -> bool:
         """Say whether somebody counts on the copies of a withdrawn command.
 
         Its handles have stood for the copied pages since it was submitted.
         """
-        if not command.copies:
+        if not command.copies or command.is_copied:
             return False
-        return any(self.pool.num_owners(copy.target) for copy in command.copies) or any(
-            not other.is_withdrawn or other.copies for other in command.dependents
+        if command.tenant.is_evicted and self.pool.unbound(command.pages):
+            return False  # or those that it was ended for would wait for ever
+        targets = [copy.target for copy in command.copies]
+        return any(self.pool.num_owners(target) for target in targets) or any(
+            not (other.is_withdrawn and not other.copies)
+            and not other.uses.isdisjoint(targets)
+            for other in command.dependents
         )
 
-    async def _step(self, commands: Sequence[Command]) -> None:
-        for command in commands:
-            command.is_started = True
-        forwards = [command for command in commands if not command.is_withdrawn]
-        batch = Batch(
-            forwards=tuple(command.request for command in forwards),
-            copies=tuple(copy for command in commands for copy in command.copies),
-        )
-        started = trio.current_time()
-        outcomes = await self._execute(batch)
-        is_good = not isinstance(outcomes, Exception)
-        self.last_step_at = trio.current_time()
-        elapsed = self.last_step_at - started
-        self._step_seconds += STEP_SMOOTHING * (elapsed - self._step_seconds)
+    async def _suspend_all(self) -> None:
+        while self._suspensions:
+            tenant, on_done = self._suspensions[0]
+            await self._shortages.suspend(tenant)
+            self._suspensions.pop(0)
+            on_done()
+
+    async def _relieve(self, choice: Choice) -> bool:
+        """Do something for a command that lacks pages; False if what can run is to run now."""
+        match await self._shortages.relieve(choice):
+            case Wait(seconds=seconds):
+                if choice.commands:
+                    return False
+                self._make_calls()
+                await self._wait_for_change(seconds)
+            case Fail():
+                assert choice.starved is not None, "it is what fails"
+                error = OutOfPagesError(
+                    needed=choice.num_needed,
+                    free=self.pool.num_free,
+                    total=self.pool.num_pages,
+                )
+                self._finish(choice.starved, error)
+            case _:
+                pass
+        return True
+
+    # ---- stepping ---------------------------------------------------------------------
+
+    async def _run_choice(self, choice: Choice) -> None:
+        if self.pool.swapped:
+            # Pages that an inferlet exported or shared before it was suspended.
+            swapped = self.pool.swapped.keys()
+            needed = {page for c in choice.commands for page in swapped & c.uses}
+            if needed:
+                await self._shortages.bring_in(sorted(needed))
+                return  # and choose again: some may be withdrawn, or lost
+        await self._step(choice)
+
+    async def _step(self, choice: Choice) -> None:
+        chosen_at = trio.current_time()
         self.num_steps += 1
-        results = iter(() if isinstance(outcomes, Exception) else outcomes)
-        for command in commands:
-            is_run = is_good and not command.is_withdrawn
-            command.note_outcome(self.pool, is_copied=is_good, is_run=is_run)
-        for command in commands:
-            if command.is_withdrawn:
-                self._finish(command, command.failure or _withdrawn())
-            elif isinstance(outcomes, Exception):
-                self._finish(command, EngineError(str(outcomes)))
-            else:
-                self._finish(command, next(results))
-
-    async def _execute(self, batch: Batch) -> Sequence[ForwardResult] | EngineError:
-        """Return a result for each forward, or the error that the batch failed with."""
-        size = len(batch.forwards)
-        try:
-            # Not abandoned on cancel: pages must outlive the step that reads them.
-            results = await trio.to_thread.run_sync(
-                self.engine.execute, batch, limiter=self._limiter
+        num_ready = len(self._ready)
+        num_blocked = len(self._order) - num_ready
+        for command in choice.commands:
+            del self._ready[command]
+            command.batch, command.batched_at = self.num_steps, chosen_at
+            command.started_at = command.started_at or chosen_at
+        late = tuple(self.arrivals.expected)
+        self.arrivals.forget()
+        # Who is withdrawn from now on runs all the same.
+        are_run = [not command.is_withdrawn for command in choice.commands]
+        self._make_calls()  # they run while the device does
+        batch = self._make_batch(choice, are_run)
+        num_free = self.pool.num_free
+        outcomes = await self._execute(batch)
+        self.last_step_at = trio.current_time()
+        elapsed = self.last_step_at - chosen_at
+        self.step_seconds += STEP_SMOOTHING * (elapsed - self.step_seconds)
+        self.trace.note_step(
+            StepRecord(
+                self.num_steps,
+                choice.commands[0].kind.name,
+                len(choice.commands),
+                sum(choice.num_tokens),
+                self._gathering_since,
+                chosen_at,
+                self.last_step_at,
+                num_ready,
+                late,
+                choice.num_other_kind,
+                choice.num_over_budget,
+                choice.num_without_pages,
+                num_blocked,
+                num_free,
+                self.config.policy,
             )
-            if len(results) != size:
-                raise EngineError(f"{size} forwards, but {len(results)} results")
+        )
+        self._note_outcomes(choice, are_run, outcomes)
+
+    def _make_batch(self, choice: Choice, are_run: Sequence[bool]) -> Batch:
+        pool = self.pool
+        copies: list[PageCopy] = []
+        forwards: list[ForwardRequest] = []
+        projections: list[ProjectRequest] = []
+        for command, count, is_run in zip(
+            choice.commands, choice.num_tokens, are_run, strict=True
+        ):
+            pool.bind(command.pages, command.tenant.name)
+            if not command.is_copied:
+                copies += [_physical_copy(copy, pool) for copy in command.copies]
+            if not is_run:
+                continue
+            if command.forward is not None:
+                forwards.append(command.cut(count, pool))
+            elif command.project is not None:
+                projections.append(command.project)
+        return Batch(tuple(forwards), tuple(copies), tuple(projections))
+
+    async def _execute(self, batch: Batch) -> BatchResult | EngineError:
+        """Return the results, or the error that the whole batch failed with."""
+        size = len(batch.forwards), len(batch.projections)
+        try:
+            result = await self._device.run(partial(self.engine.execute, batch))
+            found = len(result.forwards), len(result.projections)
+            if found != size:
+                raise EngineError(f"{sum(size)} requests, but {sum(found)} results")
         except EngineError as error:
-            logger.error("a batch of %d failed: %s", size, error)
+            logger.error("a batch of %d failed: %s", sum(size), error)
             return error
         except Exception as error:
             # A bug of the engine's: fail this batch, keep serving.
-            logger.exception("a batch of %d failed", size)
+            logger.exception("a batch of %d failed", sum(size))
             text = f"the batch failed: {type(error).__name__}: {error}"
             return EngineError(text)
-        return results
+        return result
 
-    def _finish(self, command: Command, outcome: ForwardResult | Exception) -> None:
-        for page in command.reads | command.writes:
-            self.pool.unpin(page)
-        for ready in self._order.finish(command):
-            self._enqueue(ready)
-        self._unfinished.discard(command)
+    def _note_outcomes(
+        self,
+        choice: Choice,
+        are_run: Sequence[bool],
+        outcomes: BatchResult | EngineError,
+    ) -> None:
+        if isinstance(outcomes, EngineError):
+            self._note_failed_batch(choice, are_run, outcomes)
+            return
+        results = iter((*outcomes.forwards, *outcomes.projections))
+        finished: list[tuple[Command, RequestResult | Exception | None]] = []
+        for command, count, is_run in zip(
+            choice.commands, choice.num_tokens, are_run, strict=True
+        ):
+            if not command.is_copied:
+                self._note_copies(command)
+            if not is_run:
+                finished.append((command, command.failure or _withdrawn()))
+            elif command.kind == Kind.COPY:
+                finished.append((command, None))
+            else:
+                result = next(results)
+                if isinstance(result, EngineError):
+                    finished.append((command, result))
+                elif self._note_part(command, count, result):
+                    finished.append((command, command.outcome(result)))
+                else:  # the next chunk, or the next token of a stream
+                    command.waiting_since = self._sequence
+                    if not command.is_paused:
+                        self._ready[command] = None
+        for command, outcome in finished:
+            self._finish(command, outcome)
+
+    def _note_part(
+        self, command: Command, num_tokens: int, result: RequestResult
+    ) -> bool:
+        """Note what a command has written; return whether it is done with that."""
+        request = command.forward
+        if request is None:
+            return True
+        start = request.kv_len - command.num_tokens
+        self.pool.note_written(request.page_ids, start, num_tokens, is_good=True)
+        if not command.add_part(result, num_tokens):
+            return False
+        if command.embeds:
+            self.embeds.note_stored(command.written_embeds)
+        return True
+
+    def _note_failed_batch(
+        self, choice: Choice, are_run: Sequence[bool], error: EngineError
+    ) -> None:
+        """What a failed batch was to write holds anything: the handles see a hole."""
+        for command in choice.commands:
+            for copy in () if command.is_copied else command.copies:
+                self.pool.note_lost(copy.target)
+        for command, is_run in zip(choice.commands, are_run, strict=True):
+            withdrawn = command.failure or _withdrawn()
+            self._finish(command, EngineError(str(error)) if is_run else withdrawn)
+
+    def _note_copies(self, command: Command) -> None:
+        command.is_copied = True
+        if command.kind == Kind.COPY:
+            for copy in command.copies:
+                self.pool.note_copied_tokens(copy)
+        else:
+            for copy in command.copies:
+                self.pool.note_copied(copy.source, copy.target)
+
+    def _finish(
+        self, command: Command, outcome: RequestResult | Exception | None
+    ) -> list[Command]:
+        """Let a command end; return those that are ready by that."""
+        if isinstance(outcome, Exception):
+            self._note_unwritten(command)
+        if command.embeds:
+            self.embeds.unpin(command.embeds)
+        now = trio.current_time()
+        self._ready.pop(command, None)
+        ready = self._order.finish(command)
+        for other in ready:
+            self._ready[other] = None
+        command.tenant.last_used_at = now
+        self.trace.note_command(command, outcome, now)
         command.on_done(outcome)
+        return ready
+
+    def _note_unwritten(self, command: Command) -> None:
+        """Note what a command that did not end well was to write, and did not."""
+        if command.kind == Kind.COPY and not command.is_copied:
+            for copy in command.copies:
+                self.pool.note_not_copied(copy)
+        if (request := command.forward) is not None:
+            left = len(request.token_ids) - command.num_run
+            start = request.kv_len - left
+            if left:
+                self.pool.note_written(request.page_ids, start, left, is_good=False)
+        if command.embeds:
+            self.embeds.note_lost(command.written_embeds)
 
 
 @asynccontextmanager
 async def open_batcher(
     engine: Engine,
     pool: PagePool,
-    rendezvous: Rendezvous,
+    embeds: EmbedPool,
     config: ControlConfig,
     *,
     max_in_flight: int,
@@ -231,27 +507,39 @@ async def open_batcher(
     Args:
         engine: Runs the batches.
         pool: The model's pages.
-        rendezvous: Who is about to submit.
-        config: Limits of a batch.
-        max_in_flight: Most commands of an instance; decides the capacity of the channel.
+        embeds: The model's embed slots.
+        config: Limits and policies.
+        max_in_flight: Most commands of an instance; decides how many may be queued.
+
+    Raises:
+        ConfigError: A policy is not known.
     """
-    capacity = config.max_instances * max_in_flight
-    send, receive = trio.open_memory_channel[Command](capacity)
-    with send, receive:  # closed last: the batcher reads until it is cancelled
+    max_queued = config.max_instances * max_in_flight
+    async with open_device_thread(f"device of {engine.info.name}") as device:
+        batcher = Batcher(engine, pool, embeds, config, device, max_queued=max_queued)
         async with trio.open_nursery() as nursery:
-            batcher = Batcher(engine, pool, rendezvous, config, send)
-            nursery.start_soon(batcher.run, receive)
+            nursery.start_soon(batcher.run)
             yield batcher
             nursery.cancel_scope.cancel()
+
+
+def _physical_copy(copy: PageCopy, pool: PagePool) -> PageCopy:
+    return PageCopy(
+        int(pool.physical[copy.source]),
+        int(pool.physical[copy.target]),
+        copy.source_offset,
+        copy.target_offset,
+        copy.count,
+    )
 
 
 def _withdrawn() -> CancelledError:
     return CancelledError("the command was withdrawn before it ran")
 
 
-def _sees_unfilled() -> CancelledError:
+def _sees_hole() -> CancelledError:
     return CancelledError(
-        "the forward attends to tokens whose own forward was withdrawn or has failed: "
+        "the command would see tokens whose own command was withdrawn or has failed: "
         "run those again first"
     )
 

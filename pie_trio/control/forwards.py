@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pie_trio.control.masks import decode_mask, infer_mask
-from pie_trio.control.pages import NO_PAGE, PagePool
-from pie_trio.engine_api import (
-    ForwardRequest,
-    ModelInfo,
-    OutputSpec,
-    PageCopy,
-    SamplerSpec,
+from pie_trio.engine_api import ForwardRequest, ModelInfo, OutputSpec, PageCopy
+from pie_trio.errors import (
+    BadArgumentError,
+    LimitError,
+    OutOfPagesError,
+    UnsupportedError,
 )
-from pie_trio.errors import BadArgumentError, LimitError, OutOfPagesError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pie_trio.config import ControlConfig
-    from pie_trio.control.handles import HandleTable
+    from pie_trio.control.page_table import PageTable
+    from pie_trio.control.pages import PagePool
+    from pie_trio.engine_api import SamplerSpec
 
-__all__ = ["ForwardPlan", "GuestForward", "plan_forward"]
+__all__ = ["ForwardPlan", "GuestForward", "check_outputs", "plan_forward"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +37,32 @@ class GuestForward:
     positions: NDArray[np.int32]
     pages: list[int]
     start: int
-    mask: list[list[int]] | None
-    outputs: NDArray[np.int32]
-    sampler: SamplerSpec | None
-    top_k: int
+    mask: Sequence[Sequence[int]] | None = None
+    outputs: tuple[OutputSpec, ...] = ()
+    input_slots: NDArray[np.int32] | None = None
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
-    """What becomes of it: the engine's request and the physical pages that it touches."""
+    """What becomes of it.
+
+    Attributes:
+        request: The engine's, with virtual pages.
+        pages: ``[n]`` int32, all virtual pages that it uses, sources of copies included.
+        writes: Those that it writes.
+        copies: To make before it, between virtual pages.
+    """
 
     request: ForwardRequest
-    copies: tuple[PageCopy, ...]
-    reads: frozenset[int]
-    writes: frozenset[int]
+    pages: NDArray[np.int32]
+    writes: list[int]
+    copies: tuple[PageCopy, ...] = field(default=())
 
 
 def plan_forward(
     wanted: GuestForward,
-    table: HandleTable[int],
+    table: PageTable,
     pool: PagePool,
     info: ModelInfo,
     config: ControlConfig,
@@ -73,74 +79,108 @@ def plan_forward(
     Raises:
         BadArgumentError: A field has the wrong size or value.
         UnknownHandleError: A page is not the guest's.
-        OutOfPagesError: A page to write is shared, or was never there, and none is free.
+        OutOfPagesError: The model has fewer pages than it needs.
         LimitError: Too many tokens or too large a distribution.
+        UnsupportedError: The model lacks the adapter.
     """
-    num_tokens = len(wanted.token_ids)
+    num_tokens, size = len(wanted.token_ids), pool.page_size
     _check_tokens(wanted, info, config)
-    pages = [table.get(handle) for handle in wanted.pages]
-    if len(set(wanted.pages)) != len(pages):
+    handles = wanted.pages
+    pages = [table.get(handle) for handle in handles]
+    if len(set(handles)) != len(handles):
         raise BadArgumentError(
             "the same page is named twice in one context: name each once"
         )
     kv_len = wanted.start + num_tokens
-    if kv_len > len(pages) * pool.page_size:
+    if kv_len > len(pages) * size:
         raise BadArgumentError(
-            f"slots {wanted.start} to {kv_len - 1} are written, but {len(pages)} pages have only "
-            f"{len(pages) * pool.page_size}: allocate and name more pages"
+            f"slots {wanted.start} to {kv_len - 1} are written, but {len(pages)} pages have "
+            f"only {len(pages) * size}: allocate and name more pages"
         )
-    first, last = wanted.start // pool.page_size, (kv_len - 1) // pool.page_size
-    _check_pages(pages, range(first, last + 1), pool)
-    explicit_mask = None
+    first, last = wanted.start // size, (kv_len - 1) // size
+    if last >= pool.num_pages:
+        raise OutOfPagesError(needed=last + 1, free=pool.num_free, total=pool.num_pages)
+    mask = None
     if wanted.mask is not None:
-        explicit_mask = decode_mask(wanted.mask, num_tokens=num_tokens, kv_len=kv_len)
+        mask = decode_mask(wanted.mask, num_tokens=num_tokens, kv_len=kv_len)
         earlier = pool.positions[pages[: last + 1]].reshape(-1)[: wanted.start]
-        _check_seen(explicit_mask, earlier)
+        _check_seen(mask, earlier)
 
     copies: list[PageCopy] = []
     for index in range(first, last + 1):
         old = pages[index]
         new = pool.make_writable(old)
         if new != old:
-            table.replace(wanted.pages[index], new)
+            table.replace(handles[index], new)
             pages[index] = new
-            copies.append(PageCopy(old, new, 0, 0, pool.page_size))
+            if (pool.positions[old] >= 0).any():
+                copies.append(PageCopy(old, new, 0, 0, size))
     page_ids = np.array(pages[: last + 1], np.int32)
-    slots = page_ids[first:, None] * pool.page_size + np.arange(pool.page_size)
-    offset = wanted.start - first * pool.page_size
-    flat = pool.positions.reshape(-1)
-    flat[slots.reshape(-1)[offset : offset + num_tokens]] = wanted.positions
-    mask = explicit_mask
+    pool.set_positions(page_ids, wanted.start, wanted.positions)
     if mask is None:
+        hidden = table.hidden_slots(handles[: last + 1]) if table.hidden else None
         mask = infer_mask(
-            pool.positions[page_ids].reshape(-1)[:kv_len], wanted.positions
+            pool.positions[page_ids].reshape(-1)[:kv_len], wanted.positions, hidden
         )
     request = ForwardRequest(
-        token_ids=wanted.token_ids,
-        positions=wanted.positions,
-        page_ids=page_ids,
-        kv_len=kv_len,
-        mask=mask,
-        outputs=_outputs(wanted),
+        wanted.token_ids,
+        wanted.positions,
+        page_ids,
+        kv_len,
+        mask,
+        wanted.outputs,
+        wanted.input_slots,
+        wanted.adapter,
     )
-    writes = frozenset(pages[first : last + 1])
-    reads = frozenset(pages[:first]) | {copy.source for copy in copies} | writes
-    return ForwardPlan(request, tuple(copies), reads, writes)
+    used = page_ids
+    # A page that stands under several handles is in one context once; a source of a copy may
+    # be one of the others.
+    if copies or len(set(pages)) != len(pages):
+        sources = [copy.source for copy in copies]
+        used = np.unique(np.array([*pages[: last + 1], *sources], np.int32))
+    return ForwardPlan(request, used, pages[first : last + 1], tuple(copies))
 
 
-def _outputs(wanted: GuestForward) -> OutputSpec | None:
-    if len(wanted.outputs) == 0 or (wanted.sampler is None and wanted.top_k == 0):
-        return None
-    return OutputSpec(rows=wanted.outputs, sampler=wanted.sampler, top_k=wanted.top_k)
+def check_outputs(
+    outputs: Sequence[OutputSpec], num_rows: int, info: ModelInfo, config: ControlConfig
+) -> None:
+    """Check what a forward or a projection is to return.
+
+    Raises:
+        BadArgumentError: A row or a value of a sampler is out of range.
+        LimitError: A distribution is too large.
+    """
+    for spec in outputs:
+        rows = spec.rows
+        if len(rows) == 1:
+            row = int(rows[0])
+            if not 0 <= row < num_rows:
+                raise BadArgumentError(
+                    f"output {row} is not below {num_rows}, the number of tokens"
+                )
+        elif len(rows):
+            _check_range("output", rows, num_rows, "the number of tokens")
+            if (np.diff(rows) <= 0).any():
+                raise BadArgumentError(
+                    "the rows of an output ascend, and each is named once"
+                )
+        if spec.top_k:
+            max_top_k = min(config.max_distribution, info.vocab_size)
+            if spec.top_k > max_top_k:
+                raise LimitError(
+                    f"a distribution may have {max_top_k} entries, got {spec.top_k}"
+                )
+        if spec.sampler is not None:
+            _check_sampler(spec.sampler)
 
 
 def _check_tokens(wanted: GuestForward, info: ModelInfo, config: ControlConfig) -> None:
     num_tokens = len(wanted.token_ids)
     if num_tokens == 0:
         raise BadArgumentError("a forward needs at least one token")
-    if num_tokens > config.max_batch_tokens:
+    if num_tokens > config.max_forward_tokens:
         raise LimitError(
-            f"a forward may have {config.max_batch_tokens} tokens, got {num_tokens}: "
+            f"a forward may have {config.max_forward_tokens} tokens, got {num_tokens}: "
             "split it into several"
         )
     if len(wanted.positions) != num_tokens:
@@ -149,23 +189,19 @@ def _check_tokens(wanted: GuestForward, info: ModelInfo, config: ControlConfig) 
         )
     _check_range("token", wanted.token_ids, info.vocab_size, "the model's vocabulary")
     _check_range("position", wanted.positions, 2**31 - 1, "the largest position")
-    if len(wanted.outputs):
-        _check_range("output", wanted.outputs, num_tokens, "the number of tokens")
-    if len(wanted.outputs) > num_tokens:
-        raise BadArgumentError(
-            f"{len(wanted.outputs)} outputs of {num_tokens} tokens: name each token once"
+    check_outputs(wanted.outputs, num_tokens, info, config)
+    if wanted.adapter and wanted.adapter not in info.adapters:
+        have = ", ".join(info.adapters) or "none"
+        raise UnsupportedError(
+            f"{info.name} has no adapter {wanted.adapter!r}: it has {have}"
         )
-    max_top_k = min(config.max_distribution, info.vocab_size)
-    if wanted.top_k > max_top_k:
-        raise LimitError(
-            f"a distribution may have {max_top_k} entries, got {wanted.top_k}"
-        )
-    if wanted.sampler is not None:
-        _check_sampler(wanted.sampler)
 
 
 def _check_range(name: str, values: NDArray[np.int32], end: int, what: str) -> None:
-    low, high = int(values.min()), int(values.max())
+    if len(values) == 1:
+        low = high = int(values[0])
+    else:
+        low, high = int(values.min()), int(values.max())
     if low < 0 or high >= end:
         raise BadArgumentError(
             f"{name} {low if low < 0 else high} is not below {end}, {what}"
@@ -179,18 +215,6 @@ def _check_sampler(sampler: SamplerSpec) -> None:
         raise BadArgumentError(f"top_p is above 0 and at most 1, got {sampler.top_p}")
     if not 0 <= sampler.min_p <= 1:
         raise BadArgumentError(f"min_p is between 0 and 1, got {sampler.min_p}")
-
-
-def _check_pages(pages: Sequence[int], written: range, pool: PagePool) -> None:
-    """Raise unless all pages are there and those to be written can be made writable."""
-    missing = sum(page == NO_PAGE for page in pages)
-    # Of a page that stands in several places, the last owner writes in place.
-    counts = Counter(pages[i] for i in written if pages[i] != NO_PAGE)
-    shared = sum(min(n, pool.num_owners(page) - 1) for page, n in counts.items())
-    if missing or shared > pool.num_free:
-        raise OutOfPagesError(
-            needed=missing or shared, free=pool.num_free, total=pool.num_pages
-        )
 
 
 def _check_seen(mask: NDArray[np.bool_], earlier: NDArray[np.int32]) -> None:

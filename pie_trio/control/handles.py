@@ -9,6 +9,8 @@ from pie_trio.errors import BadArgumentError, LimitError, UnknownHandleError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pie_trio.control.quotas import Share
+
 __all__ = ["HandleTable"]
 
 T = TypeVar("T")
@@ -20,10 +22,14 @@ class HandleTable(Generic[T]):
     Args:
         kind: What error messages call a handle, as ``page``.
         max_handles: Most handles at once.
+        share: Of the quotas that count these handles too, if any does.
     """
 
-    def __init__(self, kind: str, *, max_handles: int) -> None:
+    def __init__(
+        self, kind: str, *, max_handles: int, share: Share | None = None
+    ) -> None:
         self.kind, self.max_handles = kind, max_handles
+        self._share = share
         self._values: dict[int, T] = {}
 
     def __len__(self) -> int:
@@ -37,7 +43,7 @@ class HandleTable(Generic[T]):
 
         Raises:
             BadArgumentError: One is in use already, or is named twice.
-            LimitError: There would be too many.
+            LimitError: There would be too many, for the inferlet, its user or the server.
         """
         if len(set(handles)) != len(handles):
             raise BadArgumentError(
@@ -53,11 +59,15 @@ class HandleTable(Generic[T]):
                 f"{len(self._values) + len(handles)} {self.kind}s asked for, "
                 f"but an inferlet may have {self.max_handles}: give some back first"
             )
+        if self._share is not None:
+            self._share.check(f"{self.kind}s", len(handles))
 
     def add(self, handle: int, value: T) -> None:
         """Add a handle that :meth:`check_unused` let through."""
         assert handle not in self._values, "callers check before they add"
         self._values[handle] = value
+        if self._share is not None:
+            self._share.take(f"{self.kind}s")
 
     def get(self, handle: int) -> T:
         """Return what the handle stands for.
@@ -83,10 +93,14 @@ class HandleTable(Generic[T]):
         """
         value = self.get(handle)
         del self._values[handle]
+        if self._share is not None:
+            self._share.give(f"{self.kind}s")
         return value
 
     def clear(self) -> list[T]:
         """Forget all handles and return what they stood for."""
         values = list(self._values.values())
         self._values.clear()
+        if self._share is not None:
+            self._share.give(f"{self.kind}s", len(values))
         return values

@@ -19,7 +19,9 @@ MAX_MASK_ENTRIES = 1 << 25
 
 
 def infer_mask(
-    slot_positions: NDArray[np.int32], positions: NDArray[np.int32]
+    slot_positions: NDArray[np.int32],
+    positions: NDArray[np.int32],
+    hidden: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_] | None:
     """Let each new token attend to the written slots with a position up to its own.
 
@@ -27,21 +29,28 @@ def infer_mask(
         slot_positions: ``[kv_len]``, of all slots; the last ones are the new tokens'. -1 where
             a slot was never written.
         positions: ``[num_tokens]``, of the new tokens.
+        hidden: ``[kv_len or more]``, slots that were masked one by one; None for none. New
+            tokens are seen all the same.
 
     Returns:
         ``[num_tokens, kv_len]``, or None where that is the plain causal mask.
     """
-    start = len(slot_positions) - len(positions)
+    num_tokens = len(positions)
+    start = len(slot_positions) - num_tokens
     earlier = slot_positions[:start]
-    is_ordered = len(positions) == 1 or bool((np.diff(positions) > 0).all())
-    if is_ordered and (
-        start == 0
-        or (int(earlier.min()) >= 0 and int(earlier.max()) <= int(positions[0]))
+    is_plain = hidden is None or not hidden[:start].any()
+    is_ordered = num_tokens == 1 or bool((positions[1:] > positions[:-1]).all())
+    if (
+        is_plain
+        and is_ordered
+        and (start == 0 or (earlier.min() >= 0 and earlier.max() <= positions[0]))
     ):
         return None
     mask: NDArray[np.bool_] = (slot_positions >= 0) & (
         slot_positions <= positions[:, None]
     )
+    if hidden is not None:
+        mask[:, :start] &= ~hidden[:start]
     return mask
 
 

@@ -1,122 +1,336 @@
-"""Physical KV pages: who holds which, and which positions were written where.
+"""KV pages: who holds which, what was written where, and which of them are in device memory.
 
-A page is free, or has owners (handles of inferlets) and pins (commands that have not finished).
+The control layer works with *virtual* pages. A virtual page has owners (handles and exports)
+and pins (commands that have not finished). It gets a physical page of the device when a command
+that writes it is about to run: allocating never waits and never fails, and a page that nobody
+wrote costs nothing. Its contents can be moved to host memory and back (*swapped*), into another
+physical page each time.
+
 A page with more than one owner is never written in place: :meth:`PagePool.make_writable` gives
-the writer a copy of its own.
+the writer a virtual page of its own, which the engine fills from the old one before the step.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pie_trio.errors import OutOfPagesError
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["NO_PAGE", "PagePool"]
+    from pie_trio.engine_api import PageCopy
 
-NO_PAGE = -1
-"""Stands for a page that could not be allocated; the first command that writes it fails."""
+__all__ = ["SWAPPED", "UNBOUND", "UNWRITTEN", "PagePool"]
+
+UNBOUND = -1
+"""In :attr:`PagePool.physical`: nothing was written to the page yet."""
+
+SWAPPED = -2
+"""In :attr:`PagePool.physical`: the page is in host memory."""
 
 UNWRITTEN = -1
+"""In :attr:`PagePool.positions`: nobody asked to write this slot."""
+
+FIRST_CAPACITY = 256
+
+T = TypeVar("T", bound=np.generic)
 
 
 class PagePool:
     """The pages of one model.
 
+    All arrays are indexed by virtual page and grow with their number.
+
     Attributes:
-        positions: ``[num_pages, page_size]`` int32, the position with which each slot was
-            written; -1 where nothing was. Set when a command is submitted.
-        filled: ``[num_pages, page_size]`` bool, where the engine has written since the page was
-            lent. What is not filled may hold what an earlier owner left, and is never shown.
+        num_pages: Physical pages.
+        page_size: Tokens in a page.
+        positions: ``[capacity, page_size]`` int32, the position with which each slot is
+            written; -1 where none is. Set when a command is submitted.
+        filled: ``[capacity, page_size]`` bool, where the engine has written. What is not
+            filled may hold what an earlier owner left in the device, and is never shown.
+        physical: ``[capacity]`` int32, the page in device memory, ``UNBOUND`` or ``SWAPPED``.
+        holes: Pages with slots that a withdrawn or failed command was to write.
+        swapped: Contents of the pages in host memory, each ``[page_bytes]`` uint8.
+        num_moves: How often pages were moved to host memory.
+        on_freed: Called when a physical page has become free.
+        on_event: Is told what happens to a page: see :class:`~.trace.PageRecord`.
     """
 
     def __init__(self, *, num_pages: int, page_size: int) -> None:
         self.num_pages, self.page_size = num_pages, page_size
         self.positions: NDArray[np.int32] = np.full(
-            (num_pages, page_size), UNWRITTEN, np.int32
+            (FIRST_CAPACITY, page_size), UNWRITTEN, np.int32
         )
-        self.filled: NDArray[np.bool_] = np.zeros((num_pages, page_size), np.bool_)
-        self._owners = [0] * num_pages
-        self._pins = [0] * num_pages
+        self.filled: NDArray[np.bool_] = np.zeros((FIRST_CAPACITY, page_size), np.bool_)
+        self.physical: NDArray[np.int32] = np.full(FIRST_CAPACITY, UNBOUND, np.int32)
+        self.holes: set[int] = set()
+        self.swapped: dict[int, NDArray[np.uint8]] = {}
+        self.num_moves = 0
+        self.on_freed: Callable[[], None] = lambda: None
+        self.on_event: Callable[[str, int, int, str], None] = lambda *_: None
+        self._owners: NDArray[np.int32] = np.zeros(FIRST_CAPACITY, np.int32)
+        self._pins: NDArray[np.int32] = np.zeros(FIRST_CAPACITY, np.int32)
+        self._unused = list(range(FIRST_CAPACITY - 1, -1, -1))  # a stack
         self._free = list(range(num_pages - 1, -1, -1))  # a stack: page 0 goes first
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody holds."""
+        """Physical pages that hold nothing."""
         return len(self._free)
 
+    @property
+    def num_virtual(self) -> int:
+        """Virtual pages that somebody holds."""
+        return len(self._owners) - len(self._unused)
+
     def num_owners(self, page: int) -> int:
-        """Return how many handles stand for ``page``."""
-        return self._owners[page]
+        """Return how many handles and exports stand for ``page``."""
+        return int(self._owners[page])
+
+    def num_pins(self, page: int) -> int:
+        """Return how many unfinished commands use ``page``."""
+        return int(self._pins[page])
+
+    # ---- virtual pages ----------------------------------------------------------------
 
     def allocate(self) -> int:
-        """Return an unwritten page with one owner, or ``NO_PAGE`` if none is free."""
-        if not self._free:
-            return NO_PAGE
-        page = self._free.pop()
+        """Return an unwritten virtual page with one owner."""
+        if not self._unused:
+            self._grow()
+        page = self._unused.pop()
         self._owners[page] = 1
-        self.positions[page] = UNWRITTEN
-        self.filled[page] = False
         return page
 
     def share(self, page: int) -> None:
         """Add an owner."""
-        if page == NO_PAGE:
-            return
         assert self._owners[page] > 0, "only a page that has an owner is shared"
         self._owners[page] += 1
 
     def release(self, page: int) -> None:
         """Take an owner away; the page is free once nothing holds it."""
-        if page == NO_PAGE:
-            return
         assert self._owners[page] > 0, "a page is released once an owner"
         self._owners[page] -= 1
-        self._free_if_unheld(page)
+        if self._owners[page] == 0 and self._pins[page] == 0:
+            self._free_virtual(page)
 
-    def pin(self, page: int) -> None:
-        """Keep a page from being freed while a command may read or write it."""
-        self._pins[page] += 1
+    def pin(self, pages: NDArray[np.int32]) -> None:
+        """Keep these different pages from being freed while a command may use them."""
+        self._pins[pages] += 1
 
-    def unpin(self, page: int) -> None:
+    def unpin(self, pages: NDArray[np.int32]) -> None:
         """Undo one :meth:`pin`."""
-        assert self._pins[page] > 0, "a page is unpinned once a pin"
-        self._pins[page] -= 1
-        self._free_if_unheld(page)
+        self._pins[pages] -= 1
+        pins = self._pins[pages]
+        assert pins.min(initial=0) >= 0, "a page is unpinned once a pin"
+        unheld = (pins + self._owners[pages]) == 0
+        if unheld.any():
+            for page in pages[unheld].tolist():
+                self._free_virtual(page)
 
     def make_writable(self, page: int) -> int:
         """Return ``page``, or if it is shared, a page of its own for one of the owners.
 
-        The caller copies what was written before it writes. Ownership moves along.
-
-        Raises:
-            OutOfPagesError: ``page`` is ``NO_PAGE``, or a copy is needed and no page is free.
+        The caller lets the engine copy the old page to the new one before it writes.
+        Ownership moves along.
         """
-        if page == NO_PAGE:
-            raise OutOfPagesError(needed=1, free=self.num_free, total=self.num_pages)
         if self._owners[page] == 1:
             return page
         copy = self.allocate()
-        if copy == NO_PAGE:
-            raise OutOfPagesError(needed=1, free=0, total=self.num_pages)
         self.positions[copy] = self.positions[page]
-        self.release(page)
+        self._owners[page] -= 1  # others own it still
         return copy
+
+    def set_positions(
+        self, pages: NDArray[np.int32], start: int, positions: NDArray[np.int32]
+    ) -> None:
+        """Note with which positions the slots from ``start`` of a context are written.
+
+        Args:
+            pages: ``[n]``, the context.
+            start: Its first slot to be written.
+            positions: ``[num_tokens]`` int32.
+        """
+        size = self.page_size
+        if len(positions) == 1:
+            self.positions[pages[start // size], start % size] = positions[0]
+            return
+        slots = np.arange(start, start + len(positions))
+        self.positions[pages[slots // size], slots % size] = positions
+
+    def note_copied(self, source: int, target: int) -> None:
+        """Note that the engine copied what is filled of one page to another."""
+        self.filled[target] = self.filled[source]
+        self._look_for_holes(target)
+
+    def note_copied_tokens(self, copy: PageCopy) -> None:
+        """Note that the engine copied tokens of one page to another."""
+        source = self.filled[copy.source, _span(copy.source_offset, copy.count)].copy()
+        self.filled[copy.target, _span(copy.target_offset, copy.count)] = source
+        self._look_for_holes(copy.target)
+
+    def note_not_copied(self, copy: PageCopy) -> None:
+        """Note that tokens that were to be copied never will be."""
+        self.filled[copy.target, _span(copy.target_offset, copy.count)] = False
+        self._look_for_holes(copy.target)
+
+    def note_lost(self, page: int) -> None:
+        """Note that a page which was to be copied holds anything."""
+        self.filled[page] = False
+        self._look_for_holes(page)
+
+    def note_written(
+        self, pages: NDArray[np.int32], start: int, count: int, *, is_good: bool
+    ) -> None:
+        """Note that the engine wrote ``count`` slots of a context, or that it never will."""
+        size = self.page_size
+        first, last = start // size, (start + count - 1) // size
+        if first == last:
+            page = int(pages[first])
+            self.filled[page, start % size : (start + count - 1) % size + 1] = is_good
+            if not is_good or page in self.holes:
+                self._look_for_holes(page)
+            return
+        slots = np.arange(start, start + count)
+        self.filled[pages[slots // size], slots % size] = is_good
+        for page in pages[first : last + 1].tolist():
+            if not is_good or page in self.holes:
+                self._look_for_holes(page)
+
+    def _look_for_holes(self, page: int) -> None:
+        if (self.filled[page] | (self.positions[page] < 0)).all():
+            self.holes.discard(page)
+        else:
+            self.holes.add(page)
+
+    def _free_virtual(self, page: int) -> None:
+        self.unbind(page)
+        self.positions[page] = UNWRITTEN
+        self.filled[page] = False
+        self.holes.discard(page)
+        self._unused.append(page)
+
+    def _grow(self) -> None:
+        size = len(self._owners)
+        self.positions = _doubled(self.positions, UNWRITTEN)
+        self.filled = _doubled(self.filled, 0)
+        self.physical = _doubled(self.physical, UNBOUND)
+        self._owners = _doubled(self._owners, 0)
+        self._pins = _doubled(self._pins, 0)
+        self._unused = list(range(2 * size - 1, size - 1, -1))
+
+    # ---- physical pages ---------------------------------------------------------------
+
+    def unbound(self, pages: NDArray[np.int32]) -> list[int]:
+        """Return those of these pages that have no place on the device."""
+        is_unbound = self.physical[pages] < 0
+        if not is_unbound.any():
+            return []
+        found: list[int] = pages[is_unbound].tolist()
+        return found
+
+    def bind(self, pages: NDArray[np.int32], tenant: str = "") -> None:
+        """Give a physical page to each of these that was never written.
+
+        The caller knows that enough are free, and that none is in host memory.
+
+        Args:
+            pages: Virtual pages.
+            tenant: Who writes them, for the trace.
+        """
+        for page in self.unbound(pages):
+            assert self.physical[page] == UNBOUND, "what is swapped is not bound anew"
+            place = self._free.pop()
+            self.physical[page] = place
+            self.on_event("bind", page, place, tenant)
+
+    def unbind(self, page: int) -> None:
+        """Take the contents of a page away, wherever they are."""
+        place = int(self.physical[page])
+        self.physical[page] = UNBOUND
+        if place == UNBOUND:
+            return
+        self.on_event("unbind", page, place, "")
+        if place == SWAPPED:
+            del self.swapped[page]
+            return
+        self._free.append(place)
+        self.on_freed()
+
+    def exclusive(
+        self, held: Sequence[int], pinned: Sequence[NDArray[np.int32]]
+    ) -> list[int]:
+        """Return the pages on the device that nobody else has anything to do with.
+
+        Args:
+            held: The virtual pages of somebody's handles.
+            pinned: The pages of each of their unfinished commands.
+        """
+        owners, pins = np.zeros_like(self._owners), np.zeros_like(self._pins)
+        np.add.at(owners, np.array(held, np.int32), 1)
+        for pages in pinned:
+            pins[pages] += 1
+        used = np.flatnonzero((owners + pins) > 0)
+        is_own = (self._owners[used] == owners[used]) & (self._pins[used] == pins[used])
+        found: list[int] = used[is_own & (self.physical[used] >= 0)].tolist()
+        return found
+
+    def swap_out(self, pages: Sequence[int], data: NDArray[np.uint8]) -> None:
+        """Note that the contents of these pages are in host memory now: ``[n, page_bytes]``."""
+        self.num_moves += 1
+        for page, content in zip(pages, data, strict=True):
+            assert self.physical[page] >= 0, "only what is on the device is swapped out"
+            place = int(self.physical[page])
+            self._free.append(place)
+            self.physical[page] = SWAPPED
+            self.swapped[page] = content
+            self.on_event("swap out", page, place, "")
+
+    def swap_in(self, pages: Sequence[int]) -> NDArray[np.uint8]:
+        """Give physical pages to these and return what is to be written there.
+
+        The caller knows that enough are free.
+        """
+        data = np.stack([self.swapped.pop(page) for page in pages])
+        for page in pages:
+            place = self._free.pop()
+            self.physical[page] = place
+            self.on_event("swap in", page, place, "")
+        return data
+
+    # ---- invariants -------------------------------------------------------------------
 
     def check(self) -> None:
         """Assert what must hold after every command; for tests and debugging."""
-        free = set(self._free)
+        free, unused = set(self._free), set(self._unused)
         assert len(free) == len(self._free), "no page is free twice"
-        for page in range(self.num_pages):
-            assert self._owners[page] >= 0, "owners are counted"
-            assert self._pins[page] >= 0, "pins are counted"
-            is_held = self._owners[page] > 0 or self._pins[page] > 0
-            assert is_held != (page in free), "a page is either held or free"
+        assert len(unused) == len(self._unused), "no virtual page is unused twice"
+        assert self._owners.min() >= 0, "owners are counted"
+        assert self._pins.min() >= 0, "pins are counted"
+        is_unused = np.zeros(len(self._owners), np.bool_)
+        is_unused[list(unused)] = True
+        is_held = (self._owners > 0) | (self._pins > 0)
+        places = self.physical
+        assert (is_held != is_unused).all(), "a virtual page is held or unused"
+        assert (places[~is_held] == UNBOUND).all(), "what nobody holds is given back"
+        is_swapped = np.flatnonzero(places == SWAPPED)
+        assert set(is_swapped.tolist()) == self.swapped.keys(), "swapped or not"
+        bound: list[int] = places[places >= 0].tolist()
+        assert len(set(bound)) == len(bound), "no physical page stands for two"
+        assert free.isdisjoint(bound), "a physical page is free or bound"
+        assert len(free) + len(bound) == self.num_pages, "no physical page is lost"
 
-    def _free_if_unheld(self, page: int) -> None:
-        if self._owners[page] == 0 and self._pins[page] == 0:
-            self._free.append(page)
+
+def physical_of(pool: PagePool, pages: Iterable[int]) -> list[int]:
+    """Return the physical pages behind virtual ones; for tests and traces."""
+    return [int(pool.physical[page]) for page in pages]
+
+
+def _span(offset: int, count: int) -> slice:
+    return slice(offset, offset + count)
+
+
+def _doubled(array: NDArray[T], value: int) -> NDArray[T]:
+    return np.concatenate([array, np.full_like(array, value)])

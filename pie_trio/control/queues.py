@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pie_trio.control.commands import Priority
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,14 +20,24 @@ class CommandQueue:
 
     In which order they take effect is decided by what they read and write
     (:mod:`pie_trio.control.commands`); the queue knows when all of them are done.
+
+    Attributes:
+        number: The inferlet's handle of it.
+        priority: Of the commands that are enqueued from now on.
     """
 
-    def __init__(self, model: ServedModel) -> None:
-        self.model = model
+    def __init__(self, model: ServedModel, number: int = 0) -> None:
+        self.model, self.number = model, number
+        self.priority = Priority.NORMAL
         self._next = 0
         # Each with its number in the queue, oldest first.
         self._unfinished: dict[Command, int] = {}
         self._barriers: dict[int, Callable[[], None]] = {}
+
+    @property
+    def num_unfinished(self) -> int:
+        """Commands that have not finished."""
+        return len(self._unfinished)
 
     def add(self, command: Command) -> None:
         """Count a command among the queue's until :meth:`finish`."""
@@ -58,7 +70,7 @@ class CommandQueue:
     def withdraw_all(self) -> None:
         """Withdraw the commands that have not started."""
         for command in self._unfinished:
-            self.model.batcher.withdraw(command)
+            command.withdraw()
 
     def _take_number(self) -> int:
         self._next += 1

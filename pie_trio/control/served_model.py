@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from pie_trio.control.detokenize import TokenTexts
 from pie_trio.control.dispatch import Batcher, open_batcher
+from pie_trio.control.embeds import EmbedPool
+from pie_trio.control.exports import ExportIndex
 from pie_trio.control.pages import PagePool
-from pie_trio.control.rendezvous import Rendezvous
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,15 +29,18 @@ class ServedModel:
 
     Attributes:
         tokenizer_limiter: Of the threads in which long texts are tokenized.
+        texts: What each token adds to a text.
     """
 
     info: ModelInfo
     tokenizer: Tokenizer
     pool: PagePool
+    embeds: EmbedPool
+    exports: ExportIndex
     batcher: Batcher
-    rendezvous: Rendezvous
     config: ControlConfig
     tokenizer_limiter: trio.CapacityLimiter
+    texts: TokenTexts
 
 
 @asynccontextmanager
@@ -45,16 +50,20 @@ async def open_served_model(
     """Serve a model for as long as the block is open. The engine stays the caller's."""
     info = engine.info
     pool = PagePool(num_pages=info.num_pages, page_size=info.page_size)
-    rendezvous = Rendezvous()
+    embeds = EmbedPool(info.num_embeds)
     async with open_batcher(
-        engine, pool, rendezvous, config, max_in_flight=max_in_flight
+        engine, pool, embeds, config, max_in_flight=max_in_flight
     ) as batcher:
+        exports = ExportIndex(pool, trio.current_time)
+        batcher.reclaim = exports.reclaim
         yield ServedModel(
             info,
             tokenizer,
             pool,
+            embeds,
+            exports,
             batcher,
-            rendezvous,
             config,
             trio.CapacityLimiter(1),
+            TokenTexts(tokenizer),
         )

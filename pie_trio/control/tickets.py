@@ -15,10 +15,14 @@ __all__ = ["TicketTable"]
 
 
 class _Entry:
-    __slots__ = ("is_ready", "on_cancel", "outcome")
+    __slots__ = ("is_ready", "on_cancel", "on_close", "outcome")
 
-    def __init__(self, on_cancel: Callable[[], None] | None) -> None:
-        self.on_cancel = on_cancel
+    def __init__(
+        self,
+        on_cancel: Callable[[], None] | None,
+        on_close: Callable[[], None] | None,
+    ) -> None:
+        self.on_cancel, self.on_close = on_cancel, on_close
         self.is_ready = False
         self.outcome: Any = None
 
@@ -28,10 +32,13 @@ class TicketTable:
 
     Args:
         max_in_flight: Most tickets at once.
-        on_wake: Called when a wait of the inferlet is over: it is about to run.
+        on_wake: Called when a wait of the inferlet is over and it is about to run, with the
+            source of what it waited for, or None.
     """
 
-    def __init__(self, *, max_in_flight: int, on_wake: Callable[[], None]) -> None:
+    def __init__(
+        self, *, max_in_flight: int, on_wake: Callable[[object], None]
+    ) -> None:
         self.max_in_flight = max_in_flight
         self._on_wake = on_wake
         self._entries: dict[int, _Entry] = {}
@@ -41,6 +48,9 @@ class TicketTable:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __contains__(self, ticket: int) -> bool:
+        return ticket in self._entries
 
     def check_room(self) -> None:
         """Raise unless one more ticket may be opened.
@@ -54,19 +64,31 @@ class TicketTable:
                 "may have: take or cancel some before submitting more"
             )
 
-    def open(self, on_cancel: Callable[[], None] | None = None) -> int:
-        """Return a new ticket. ``on_cancel`` withdraws what is behind it."""
+    def open(
+        self,
+        on_cancel: Callable[[], None] | None = None,
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> int:
+        """Return a new ticket.
+
+        Args:
+            on_cancel: Withdraws what is behind it. Called only while the ticket is not ready.
+            on_close: Gives back what the ticket holds besides. Called once, however and
+                whenever the ticket is closed.
+        """
         ticket = self._next
         self._next += 1
-        self._entries[ticket] = _Entry(on_cancel)
+        self._entries[ticket] = _Entry(on_cancel, on_close)
         return ticket
 
-    def complete(self, ticket: int, outcome: Any) -> None:
-        """Make a ticket ready; one that is no longer open is forgotten.
+    def complete(self, ticket: int, outcome: Any, source: object = None) -> None:
+        """Make a ticket ready; what comes for one that is no longer open is forgotten.
 
         Args:
             ticket: From :meth:`open`.
             outcome: The result, or an exception that taking it will raise.
+            source: What it comes from, for ``on_wake``.
         """
         entry = self._entries.get(ticket)
         if entry is None:
@@ -74,7 +96,7 @@ class TicketTable:
         entry.is_ready, entry.outcome, entry.on_cancel = True, outcome, None
         if ticket in self._awaited:
             self._awaited = frozenset()
-            self._on_wake()
+            self._on_wake(source)
             self._wake.set()
 
     def ready(self, tickets: Sequence[int]) -> list[int]:
@@ -123,21 +145,32 @@ class TicketTable:
             UnknownHandleError: The ticket is not open.
         """
         outcome = self.peek(ticket)
-        del self._entries[ticket]
+        self._close(ticket)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def cancel(self, ticket: int) -> None:
         """Close a ticket, ready or not, and withdraw what is behind it. Unknown ones are fine."""
-        entry = self._entries.pop(ticket, None)
+        entry = self._close(ticket)
         if entry is not None and entry.on_cancel is not None:
             entry.on_cancel()
+
+    def release(self, ticket: int) -> None:
+        """Close a ticket, ready or not, and let what is behind it go on. Unknown ones are fine."""
+        self._close(ticket)
 
     def cancel_all(self) -> None:
         """Cancel every open ticket."""
         for ticket in list(self._entries):
             self.cancel(ticket)
+
+    def _close(self, ticket: int) -> _Entry | None:
+        """Forget a ticket and return what was known of it."""
+        entry = self._entries.pop(ticket, None)
+        if entry is not None and entry.on_close is not None:
+            entry.on_close()
+        return entry
 
     def _get(self, ticket: int) -> _Entry:
         entry = self._entries.get(ticket)

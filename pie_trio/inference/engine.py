@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from pie_trio.engine_api import ModelInfo
+from pie_trio.engine_api import ModelInfo, OutputSpec
 from pie_trio.errors import EngineError, ModelDirectoryError
-from pie_trio.inference.backends.torch_cpu import plan_attention
-from pie_trio.inference.kv_cache import allocate_kv_cache
+from pie_trio.inference.backends.torch_cpu import plan_attention, to_tensor
+from pie_trio.inference.kv_cache import (
+    allocate_embeds,
+    allocate_kv_cache,
+    kv_bytes_per_page,
+)
 from pie_trio.inference.metadata import build_metadata
 from pie_trio.inference.model_directory import read_model_directory
 from pie_trio.inference.models.llama import load_llama
-from pie_trio.inference.outputs import make_results
+from pie_trio.inference.outputs import make_results, plan_outputs
 from pie_trio.inference.tokenizer import HuggingFaceTokenizer, load_tokenizer
-from pie_trio.inference.validation import check_shapes, check_values
+from pie_trio.inference.validation import (
+    check_page_data,
+    check_page_ids,
+    check_shapes,
+    check_values,
+)
 from pie_trio.inference.weights import open_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from pie_trio.engine_api import Batch, ForwardResult
+    from pie_trio.engine_api import Batch, BatchResult
     from pie_trio.inference.kv_cache import KvCache
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.config import DecoderConfig
     from pie_trio.inference.models.llama import LlamaModel
+    from pie_trio.inference.outputs import OutputPlan
 
 __all__ = ["DtypeName", "LoadedModel", "TorchEngine", "open_engine", "resolve_dtype"]
 
@@ -55,27 +69,49 @@ class TorchEngine:
         info: ModelInfo,
         model: LlamaModel,
         kv_cache: KvCache,
+        embeds: Tensor,
         *,
         num_threads: int | None,
     ) -> None:
+        """Take over what :func:`open_engine` loaded and allocated.
+
+        Args:
+            info: As the engine returns it.
+            model: Its weights.
+            kv_cache: Of ``info.num_pages`` pages.
+            embeds: ``[num_embeds, hidden_size]`` of the model's dtype.
+            num_threads: Of torch's kernels; None leaves torch's own choice.
+        """
         self._info = info
         self._num_threads = num_threads
-        self._loaded: tuple[LlamaModel, KvCache] | None = (model, kv_cache)
+        self._loaded: tuple[LlamaModel, KvCache, Tensor] | None = (
+            model,
+            kv_cache,
+            embeds,
+        )
 
     @property
     def info(self) -> ModelInfo:
         """What the model is; constant."""
         return self._info
 
-    def execute(self, batch: Batch) -> list[ForwardResult]:
+    def execute(self, batch: Batch) -> BatchResult:
         """Run one step: see :meth:`pie_trio.engine_api.Engine.execute`.
 
         Raises:
-            EngineError: A request is impossible, the logits are not finite, or torch failed.
-                Impossible requests are found before anything is written.
+            EngineError: A request is impossible, or torch failed. Impossible requests are
+                found before anything is written.
         """
-        metadata, logits = self._step(batch)
-        return make_results(batch, metadata, logits)
+        model, kv_cache, embeds = self._open()
+        check_shapes(batch, self._info)
+        metadata = build_metadata(batch, self._info.page_size)
+        plan = plan_outputs(batch, metadata)
+        check_values(metadata, plan, self._info)
+        with self._torch():
+            kv_cache.copy(batch.copies)
+            states, broken = _states(batch, metadata, plan, model, kv_cache, embeds)
+            logits, hidden = _read_states(states, plan, model, embeds)
+        return make_results(batch, plan, logits, hidden, broken=broken)
 
     def forward_logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step but return the logits of all output rows; for tests and tools.
@@ -84,29 +120,76 @@ class TorchEngine:
             ``[num_rows, vocab_size]`` float32, the rows of one request after the other's.
 
         Raises:
-            EngineError: As :meth:`execute`.
+            EngineError: As :meth:`execute`, or a logit is not finite.
         """
-        return self._step(batch)[1]
+        forwards = tuple(
+            replace(
+                f, outputs=tuple(OutputSpec(o.rows, logits=True) for o in f.outputs)
+            )
+            for f in batch.forwards
+        )
+        rows = [np.empty((0, self._info.vocab_size), np.float32)]
+        for result in self.execute(replace(batch, forwards=forwards)).forwards:
+            if isinstance(result, EngineError):
+                raise result
+            rows += [output.logits for output in result]
+        return np.concatenate(rows)
+
+    def store_tokens(
+        self, slots: NDArray[np.int32], token_ids: NDArray[np.int32]
+    ) -> None:
+        """Store the embeddings of tokens as if they were hidden states; for tests and tools.
+
+        An input slot that holds one acts as the token itself.
+        """
+        model, _, embeds = self._open()
+        with self._torch():
+            embeds[torch.as_tensor(slots)] = model.embed(torch.as_tensor(token_ids))
+
+    def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Return the bytes of pages: see :meth:`pie_trio.engine_api.Engine.read_pages`.
+
+        Raises:
+            EngineError: There is no such page, or no memory for the copy.
+        """
+        _, kv_cache, _ = self._open()
+        check_page_ids(page_ids, self._info)
+        with self._torch():
+            return kv_cache.read(torch.as_tensor(page_ids)).numpy()
+
+    def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
+        """Put pages back: see :meth:`pie_trio.engine_api.Engine.write_pages`.
+
+        Raises:
+            EngineError: There is no such page, one occurs twice, or the data do not fit.
+        """
+        _, kv_cache, _ = self._open()
+        check_page_data(page_ids, data, self._info)
+        with self._torch():
+            # A copy, for torch wants memory that is writable and aligned for the numbers.
+            pages = to_tensor(np.array(data, order="C"))
+            kv_cache.write(torch.as_tensor(page_ids).long(), pages)
 
     def close(self) -> None:
         """Give back weights and KV cache. Idempotent."""
         self._loaded = None
 
-    def _step(self, batch: Batch) -> tuple[BatchMetadata, NDArray[np.float32]]:
+    def _open(self) -> tuple[LlamaModel, KvCache, Tensor]:
         if self._loaded is None:
             raise EngineError(
                 f"the engine of {self._info.name} is closed: open it again"
             )
-        model, kv_cache = self._loaded
-        check_shapes(batch, self._info)
-        metadata = build_metadata(batch, self._info.page_size)
-        check_values(metadata, self._info)
+        return self._loaded
+
+    @contextmanager
+    def _torch(self) -> Generator[None]:
+        """Prepare the caller's thread for torch, and turn its errors into ours."""
         # Both settings belong to the thread, and the caller may be another one each time.
         if self._num_threads not in (None, torch.get_num_threads()):
             torch.set_num_threads(self._num_threads)
         try:
             with torch.inference_mode():
-                return metadata, _forward(batch, metadata, model, kv_cache)
+                yield
         except (RuntimeError, MemoryError) as error:
             raise EngineError(f"torch failed in a batch: {error}") from error
 
@@ -118,6 +201,7 @@ def open_engine(
     num_pages: int,
     page_size: int = 16,
     dtype: DtypeName = "float32",
+    num_embeds: int = 4096,
     num_threads: int | None = None,
 ) -> LoadedModel:
     """Load a model directory and allocate its KV cache.
@@ -128,13 +212,14 @@ def open_engine(
         num_pages: KV pages to allocate: see :func:`~.kv_cache.num_pages_in`.
         page_size: Tokens in a page.
         dtype: Of weights and KV cache; "auto" takes what ``config.json`` says.
+        num_embeds: Places for hidden states to allocate.
         num_threads: Of torch's kernels; None leaves its own choice, which is one a core. Any
             other busy process then costs up to 8 ms a kernel: give fewer than the free cores,
             or set ``OMP_WAIT_POLICY=passive`` in the environment before torch is imported.
 
     Raises:
         ModelDirectoryError: The directory cannot be used.
-        ConfigError: The KV cache cannot be allocated.
+        ConfigError: The KV cache or the places for hidden states cannot be allocated.
     """
     source = read_model_directory(directory)
     config = source.config
@@ -147,6 +232,7 @@ def open_engine(
     kv_cache = allocate_kv_cache(
         config, num_pages=num_pages, page_size=page_size, dtype=torch_dtype
     )
+    embeds = allocate_embeds(config, num_embeds=num_embeds, dtype=torch_dtype)
     info = ModelInfo(
         name=name,
         architecture=config.architecture,
@@ -158,10 +244,12 @@ def open_engine(
         prompt_template=source.prompt_template,
         page_size=page_size,
         num_pages=num_pages,
+        page_bytes=kv_bytes_per_page(config, page_size=page_size, dtype=torch_dtype),
+        hidden_size=config.hidden_size,
+        num_embeds=num_embeds,
     )
-    return LoadedModel(
-        TorchEngine(info, model, kv_cache, num_threads=num_threads), tokenizer
-    )
+    engine = TorchEngine(info, model, kv_cache, embeds, num_threads=num_threads)
+    return LoadedModel(engine, tokenizer)
 
 
 def resolve_dtype(config: DecoderConfig, dtype: DtypeName) -> torch.dtype:
@@ -179,15 +267,68 @@ def resolve_dtype(config: DecoderConfig, dtype: DtypeName) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _forward(
-    batch: Batch, metadata: BatchMetadata, model: LlamaModel, kv_cache: KvCache
-) -> NDArray[np.float32]:
-    kv_cache.copy(batch.copies)
-    if not batch.forwards:
-        return np.empty((0, model.config.vocab_size), np.float32)
-    hidden = model.forward(
-        torch.as_tensor(metadata.token_ids),
-        torch.as_tensor(metadata.positions),
-        plan_attention(batch, metadata, kv_cache),
-    )
-    return model.logits(hidden[torch.as_tensor(metadata.output_rows)]).numpy()
+def _states(
+    batch: Batch,
+    metadata: BatchMetadata,
+    plan: OutputPlan,
+    model: LlamaModel,
+    kv_cache: KvCache,
+    embeds: Tensor,
+) -> tuple[Tensor, set[int]]:
+    """Run the layers, and read what is projected.
+
+    Returns:
+        ``[num_states, hidden_size]``, before the final norm; and the requests of which some
+        state is not finite.
+    """
+    parts: list[Tensor] = []
+    if batch.forwards:
+        hidden = model.embed(to_tensor(metadata.token_ids))
+        if metadata.embed_rows.size:
+            stored = embeds.index_select(0, to_tensor(metadata.embed_slots))
+            hidden.index_copy_(0, to_tensor(metadata.embed_rows), stored)
+        attention = plan_attention(batch, metadata, kv_cache)
+        positions = to_tensor(metadata.positions)
+        parts.append(model.forward(hidden, positions, attention))
+    if batch.projections or not parts:
+        parts.append(embeds.index_select(0, to_tensor(plan.project_slots)))
+    states = parts[0] if len(parts) == 1 else torch.cat(parts)
+    # One sum finds it; whose it is, is found only where there is something to find.
+    if math.isfinite(states.sum().item()):
+        return states, set()
+    is_bad = (~states.isfinite().all(dim=1)).numpy()
+    broken = plan.requests_of_states(np.flatnonzero(is_bad).tolist())
+    _forget((r for r in broken if r < plan.num_forwards), metadata, kv_cache)
+    return states, broken
+
+
+def _forget(
+    requests: Iterable[int], metadata: BatchMetadata, kv_cache: KvCache
+) -> None:
+    """Clear what some requests wrote.
+
+    A masked slot is multiplied by a probability of 0, which NaN would survive: whoever gets
+    the page next would be broken as well.
+    """
+    for request in requests:
+        start, stop = metadata.qo_indptr[request : request + 2].tolist()
+        kv_cache.clear(to_tensor(metadata.write_slots[start:stop]))
+
+
+def _read_states(
+    states: Tensor, plan: OutputPlan, model: LlamaModel, embeds: Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Store what is to be stored, and return the logits and hidden states of the plan."""
+    logits = np.empty((0, model.config.vocab_size), np.float32)
+    hidden = np.empty((0, model.config.hidden_size), np.float32)
+    if plan.store_rows.size:
+        rows = states.index_select(0, to_tensor(plan.store_rows))
+        embeds.index_copy_(0, to_tensor(plan.store_slots).long(), rows)
+    if plan.hidden_rows.size:
+        rows = states.index_select(0, to_tensor(plan.hidden_rows))
+        hidden = rows.float().numpy()
+    if plan.head_rows.size:
+        if not plan.is_every_state:
+            states = states.index_select(0, to_tensor(plan.head_rows))
+        logits = model.logits(states).numpy()
+    return logits, hidden

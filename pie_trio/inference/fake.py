@@ -7,6 +7,7 @@ or copies change the result, while the composition of a batch does not.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,16 +15,21 @@ import numpy as np
 from pie_trio.engine_api import ModelInfo
 from pie_trio.errors import BadArgumentError, EngineError
 from pie_trio.inference.metadata import build_metadata
-from pie_trio.inference.outputs import make_results
+from pie_trio.inference.outputs import make_results, plan_outputs
 from pie_trio.inference.sampler import splitmix64
-from pie_trio.inference.validation import check_shapes, check_values
+from pie_trio.inference.validation import (
+    check_page_data,
+    check_page_ids,
+    check_shapes,
+    check_values,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from pie_trio.engine_api import Batch, ForwardResult, PageCopy
+    from pie_trio.engine_api import Batch, BatchResult, PageCopy
     from pie_trio.inference.metadata import BatchMetadata
 
 __all__ = ["FakeEngine", "FakeTokenizer", "fake_continuation"]
@@ -32,15 +38,19 @@ _NUM_LAYERS = 2
 _BOS_TOKEN_ID, _EOS_TOKEN_ID = 256, 257
 _VOCAB_SIZE = 258
 _LARGEST_LOGIT = 8.0
+_HIDDEN_SIZE = 4
 
 
 class FakeEngine:
     """A deterministic :class:`~pie_trio.engine_api.Engine` for the tokens of FakeTokenizer.
 
-    With ``h`` for :func:`~.sampler.splitmix64`, a token enters as ``h(token_id * 2**32 +
-    position)``. Each of two layers stores that number in the token's slot, and makes it
-    ``h(number + sum of the numbers in the slots that the token attends to)``, all modulo 2**64.
-    The logit of token ``v`` is the upper 24 bits of ``h(number + v)``, scaled to [0, 8).
+    With ``h`` for :func:`~.sampler.splitmix64`, a token enters as ``h(embedding + position)``,
+    where its embedding is ``token_id * 2**32``, or else the hidden state that was stored in its
+    slot; an adapter adds a number of its own. Each of two layers stores the token's number in
+    its slot of the cache, and makes it ``h(number + sum of the numbers in the slots that the
+    token attends to)``, all modulo 2**64. The result is the hidden state, which an output shows
+    as its four 16-bit digits, lowest first, each divided by 65536. The logit of token ``v`` is
+    the upper 24 bits of ``h(hidden state + v)``, scaled to [0, 8).
 
     Attributes:
         batch_sizes: Number of forwards of each step so far, failed ones included.
@@ -54,6 +64,9 @@ class FakeEngine:
         name: str = "fake",
         num_pages: int = 64,
         page_size: int = 16,
+        num_embeds: int = 64,
+        adapters: Sequence[str] = (),
+        broken_token_ids: Iterable[int] = (),
         failures: Mapping[int, Exception] | None = None,
         on_step: Callable[[Batch], None] | None = None,
     ) -> None:
@@ -63,6 +76,9 @@ class FakeEngine:
             name: As in the info.
             num_pages: As in the info.
             page_size: As in the info.
+            num_embeds: As in the info.
+            adapters: As in the info; each gives results of its own.
+            broken_token_ids: A forward with one of these fails, alone, as if it had led to NaN.
             failures: What to raise in which step, counted from 0; nothing is written then.
             on_step: Called at the start of each step in the caller's thread, for example to
                 wait for an event.
@@ -78,8 +94,14 @@ class FakeEngine:
             prompt_template="",
             page_size=page_size,
             num_pages=num_pages,
+            page_bytes=_NUM_LAYERS * page_size * 8,
+            hidden_size=_HIDDEN_SIZE,
+            num_embeds=num_embeds,
+            adapters=tuple(adapters),
         )
         self._store = np.zeros((_NUM_LAYERS, num_pages * page_size), np.uint64)
+        self._embeds = np.zeros(num_embeds, np.uint64)
+        self._broken_token_ids = np.array(list(broken_token_ids), np.int32)
         self._failures = dict(failures or {})
         self._on_step = on_step
         self.batches: list[Batch] = []
@@ -95,16 +117,13 @@ class FakeEngine:
         """Number of forwards of each step so far."""
         return [len(batch.forwards) for batch in self.batches]
 
-    def execute(self, batch: Batch) -> list[ForwardResult]:
+    def execute(self, batch: Batch) -> BatchResult:
         """Run one step: see :meth:`pie_trio.engine_api.Engine.execute`.
 
         Raises:
             EngineError: The engine is closed, or a request is impossible.
         """
-        if self.is_closed:
-            raise EngineError(
-                f"the engine of {self._info.name} is closed: open it again"
-            )
+        self._check_open()
         step = len(self.batches)
         self.batches.append(batch)
         if self._on_step is not None:
@@ -113,18 +132,80 @@ class FakeEngine:
             raise self._failures[step]
         check_shapes(batch, self._info)
         metadata = build_metadata(batch, self._info.page_size)
-        check_values(metadata, self._info)
+        plan = plan_outputs(batch, metadata)
+        check_values(metadata, plan, self._info)
         for copy in batch.copies:
             self._copy(copy)
-        numbers = _embed(metadata.token_ids, metadata.positions)
-        for layer in self._store:
-            layer[metadata.write_slots] = numbers
-            numbers = splitmix64(numbers + _attended_sums(layer, batch, metadata))
-        return make_results(batch, metadata, _logits(numbers[metadata.output_rows]))
+        numbers = self._run_layers(batch, metadata)
+        states = np.concatenate((numbers, self._embeds[plan.project_slots]))
+        self._embeds[plan.store_slots] = states[plan.store_rows]
+        is_broken = np.isin(metadata.token_ids, self._broken_token_ids)
+        return make_results(
+            batch,
+            plan,
+            _logits(states[plan.head_rows]),
+            _digits(states[plan.hidden_rows]),
+            broken=plan.requests_of_states(np.flatnonzero(is_broken).tolist()),
+        )
+
+    def store_tokens(
+        self, slots: NDArray[np.int32], token_ids: NDArray[np.int32]
+    ) -> None:
+        """Store the embeddings of tokens as if they were hidden states; for tests and tools.
+
+        An input slot that holds one acts as the token itself.
+        """
+        self._embeds[slots] = _embeddings(token_ids)
+
+    def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Return the bytes of pages: see :meth:`pie_trio.engine_api.Engine.read_pages`.
+
+        Raises:
+            EngineError: The engine is closed, or there is no such page.
+        """
+        self._check_open()
+        check_page_ids(page_ids, self._info)
+        pages = np.moveaxis(self._pages()[:, page_ids], 0, 1)  # [P, L, page_size]
+        flat = np.ascontiguousarray(pages).view(np.uint8)
+        return flat.reshape(len(page_ids), self._info.page_bytes)
+
+    def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
+        """Put pages back: see :meth:`pie_trio.engine_api.Engine.write_pages`.
+
+        Raises:
+            EngineError: The engine is closed, there is no such page, one occurs twice, or the
+                data do not fit.
+        """
+        self._check_open()
+        check_page_data(page_ids, data, self._info)
+        numbers = np.ascontiguousarray(data).view(np.uint64)
+        shape = (len(page_ids), _NUM_LAYERS, self._info.page_size)
+        self._pages()[:, page_ids] = np.moveaxis(numbers.reshape(shape), 0, 1)
 
     def close(self) -> None:
         """Refuse further steps. Idempotent."""
         self.is_closed = True
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise EngineError(
+                f"the engine of {self._info.name} is closed: open it again"
+            )
+
+    def _pages(self) -> NDArray[np.uint64]:
+        """Return the store as ``[num_layers, num_pages, page_size]``, the same memory."""
+        return self._store.reshape(_NUM_LAYERS, -1, self._info.page_size)
+
+    def _run_layers(self, batch: Batch, metadata: BatchMetadata) -> NDArray[np.uint64]:
+        embeddings = _embeddings(metadata.token_ids)
+        embeddings[metadata.embed_rows] = self._embeds[metadata.embed_slots]
+        adapters = np.array([_adapter(f.adapter) for f in batch.forwards], np.uint64)
+        embeddings += adapters.repeat(metadata.query_lens)
+        numbers = _enter(embeddings, metadata.positions)
+        for layer in self._store:
+            layer[metadata.write_slots] = numbers
+            numbers = splitmix64(numbers + _attended_sums(layer, batch, metadata))
+        return numbers
 
     def _copy(self, copy: PageCopy) -> None:
         source = copy.source * self._info.page_size + copy.source_offset
@@ -170,20 +251,27 @@ def fake_continuation(token_ids: Sequence[int], num_tokens: int) -> list[int]:
     """
     context = list(token_ids)
     for _ in range(num_tokens):
-        numbers = _embed(
-            np.array(context, np.int32), np.arange(len(context), dtype=np.int32)
-        )
+        positions = np.arange(len(context), dtype=np.int32)
+        numbers = _enter(_embeddings(np.array(context, np.int32)), positions)
         for _ in range(_NUM_LAYERS):
             numbers = splitmix64(numbers + np.cumsum(numbers, dtype=np.uint64))
         context.append(int(np.argmax(_logits(numbers[-1:]))))
     return context[len(token_ids) :]
 
 
-def _embed(
-    token_ids: NDArray[np.int32], positions: NDArray[np.int32]
+def _embeddings(token_ids: NDArray[np.int32]) -> NDArray[np.uint64]:
+    return token_ids.astype(np.uint64) << np.uint64(32)
+
+
+def _enter(
+    embeddings: NDArray[np.uint64], positions: NDArray[np.int32]
 ) -> NDArray[np.uint64]:
-    scaled: NDArray[np.uint64] = token_ids.astype(np.uint64) << np.uint64(32)
-    return splitmix64(scaled | positions.astype(np.uint64))
+    return splitmix64(embeddings + positions.astype(np.uint64))
+
+
+def _adapter(name: str) -> int:
+    """Return what an adapter adds to an embedding; 0 for none."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) if name else 0
 
 
 def _attended_sums(
@@ -196,9 +284,16 @@ def _attended_sums(
         mask = request.mask
         if mask is None:
             mask = np.tri(num_tokens, kv_len, kv_len - num_tokens, dtype=np.bool_)
-        stored = layer[metadata.context_slots([index])[0]]  # [S]
+        stored = layer[metadata.context_slots(np.array([index]))[0]]  # [S]
         sums.append(np.where(mask, stored, np.uint64(0)).sum(axis=1, dtype=np.uint64))
     return np.concatenate(sums) if sums else np.empty(0, np.uint64)
+
+
+def _digits(numbers: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Return ``[num_rows, hidden_size]`` float32, exactly what the numbers are."""
+    shifts: NDArray[np.uint64] = np.arange(0, 64, 16).astype(np.uint64)
+    digits = (numbers[:, None] >> shifts) & np.uint64(0xFFFF)
+    return digits.astype(np.float32) * np.float32(2.0**-16)
 
 
 def _logits(numbers: NDArray[np.uint64]) -> NDArray[np.float32]:

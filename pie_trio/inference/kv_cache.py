@@ -1,6 +1,6 @@
-"""The KV cache: one tensor of pages for all layers, and token-level copies within it.
+"""What lives on the device between steps: the pages of the KV cache, and hidden states.
 
-Who holds which page is the control layer's business.
+Who holds which page or place is the control layer's business.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from pie_trio.engine_api import PageCopy
     from pie_trio.inference.models.config import DecoderConfig
 
-__all__ = ["KvCache", "allocate_kv_cache", "kv_bytes_per_page", "num_pages_in"]
+__all__ = [
+    "KvCache",
+    "allocate_embeds",
+    "allocate_kv_cache",
+    "kv_bytes_per_page",
+    "num_pages_in",
+]
 
 
 class KvCache:
@@ -30,6 +36,7 @@ class KvCache:
     Attributes:
         pages: ``[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]``; keys are at
             index 0 of the second dimension, values at 1.
+        key_bytes: Bytes of the keys of one token in one layer.
     """
 
     def __init__(self, pages: Tensor) -> None:
@@ -37,6 +44,7 @@ class KvCache:
         # [L, 2, num_slots, KV, D], the same memory
         self._slots = pages.flatten(2, 3)
         self._layers = [(layer[0], layer[1]) for layer in self._slots]
+        self.key_bytes = self._layers[0][0][0].nbytes
 
     @property
     def num_pages(self) -> int:
@@ -61,6 +69,23 @@ class KvCache:
             if copy.source == copy.target:
                 tokens = tokens.clone()  # the two ranges may overlap
             self._slots[:, :, target : target + copy.count] = tokens
+
+    def clear(self, slots: Tensor) -> None:
+        """Write zeros into some slots of all layers."""
+        self._slots.index_fill_(2, slots, 0.0)
+
+    def read(self, page_ids: Tensor) -> Tensor:
+        """Return ``[len(page_ids), page_bytes]`` uint8, a copy of these pages."""
+        pages = self.pages.index_select(2, page_ids).movedim(2, 0).contiguous()
+        return pages.flatten(1).view(torch.uint8)
+
+    def write(self, page_ids: Tensor, data: Tensor) -> None:
+        """Write what :meth:`read` returned into different pages, or the same ones."""
+        if not len(page_ids):  # nothing cannot be seen as numbers
+            return
+        shape = (len(page_ids), *self.pages[:, :, 0].shape)
+        pages = data.view(self.pages.dtype).view(shape)
+        self.pages.index_copy_(2, page_ids, pages.movedim(0, 2))
 
 
 def kv_bytes_per_page(
@@ -121,4 +146,26 @@ def allocate_kv_cache(
             f"the KV cache needs {num_pages} pages of {page_bytes:,} bytes, "
             f"{num_pages * page_bytes:,} in all, which cannot be allocated: "
             "start with fewer --kv-pages"
+        ) from error
+
+
+def allocate_embeds(
+    config: DecoderConfig, *, num_embeds: int, dtype: torch.dtype
+) -> Tensor:
+    """Return ``[num_embeds, hidden_size]`` zeros, places for hidden states.
+
+    Raises:
+        ConfigError: The number is negative, or the memory cannot be had.
+    """
+    if num_embeds < 0:
+        raise ConfigError(
+            f"expected zero or more places for hidden states, but got {num_embeds}"
+        )
+    try:
+        return torch.zeros((num_embeds, config.hidden_size), dtype=dtype)
+    except (RuntimeError, MemoryError) as error:
+        num_bytes = num_embeds * config.hidden_size * dtype.itemsize
+        raise ConfigError(
+            f"{num_embeds} places for hidden states need {num_bytes:,} bytes, which cannot "
+            "be allocated: start with fewer"
         ) from error

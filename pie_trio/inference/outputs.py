@@ -1,116 +1,349 @@
-"""From the logits of a batch's output rows to a result for each request; numpy only."""
+"""Which rows of a batch are computed for whom, and what becomes of their logits; numpy only.
+
+A *state* is a row that an output may ask for: first the new tokens of all forwards, then the
+slots of all projections. Requests are counted in the same order.
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_trio.engine_api import ForwardResult
+from pie_trio.engine_api import BatchResult, OutputResult
 from pie_trio.errors import EngineError
-from pie_trio.inference.sampler import sample, take_rows, top_tokens
+from pie_trio.inference.distributions import entropies, logprobs, top_tokens
+from pie_trio.inference.metadata import concatenate, indptr
+from pie_trio.inference.sampler import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from pie_trio.engine_api import Batch, OutputSpec
+    from pie_trio.engine_api import (
+        Batch,
+        ForwardRequest,
+        OutputSpec,
+        ProjectRequest,
+        RequestResult,
+    )
     from pie_trio.inference.metadata import BatchMetadata
 
-__all__ = ["make_results"]
+__all__ = ["OutputPlan", "make_results", "plan_outputs"]
 
-_NO_TOKENS = np.empty(0, np.int32)
-_NO_TOP_IDS = np.empty((0, 0), np.int32)
-_NO_TOP_PROBS = np.empty((0, 0), np.float32)
+_NO_INTEGERS = np.empty(0, np.int32)
+_NO_FLOATS = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """The outputs of a batch, flattened. ``bounds[s]:bounds[s + 1]`` are the rows of output s.
+
+    Attributes:
+        num_forwards: Requests before the first projection.
+        specs: Of all requests, one after the other.
+        bounds: ``[num_specs + 1]``.
+        requests: ``[num_rows]`` int64, whose each row is.
+        own_rows: ``[num_rows]`` int32, as the request counts them.
+        row_limits: ``[num_rows]`` int32, how many the request has.
+        rows: ``[num_rows]`` int32, the states.
+        is_sampling: Whether all outputs ask for sampled tokens and nothing else.
+        is_every_state: Whether the head rows are known to be all states, in order.
+        head_rows: ``[num_head_rows]`` int32, the states whose logits are needed.
+        head_index: ``[num_rows]`` int64 into ``head_rows``; undefined for rows without logits.
+        hidden_rows: int32, the states that are returned, output by output.
+        store_rows: int32, the states that are stored.
+        store_slots: int32, where each of them is.
+        project_slots: int32, what the projections read.
+        state_positions: ``[num_states]`` int32.
+        state_indptr: ``[num_requests + 1]`` int32 into the states.
+    """
+
+    num_forwards: int
+    specs: Sequence[OutputSpec]
+    bounds: Sequence[int]
+    requests: NDArray[np.int64]
+    own_rows: NDArray[np.int32]
+    row_limits: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    is_sampling: bool
+    is_every_state: bool
+    head_rows: NDArray[np.int32]
+    head_index: NDArray[np.int64]
+    hidden_rows: NDArray[np.int32]
+    store_rows: NDArray[np.int32]
+    store_slots: NDArray[np.int32]
+    project_slots: NDArray[np.int32]
+    state_positions: NDArray[np.int32]
+    state_indptr: NDArray[np.int32]
+
+    def name_of_request(self, row: int) -> str:
+        """Return how a message calls the request to which a row belongs."""
+        index = int(self.requests[row])
+        if index < self.num_forwards:
+            return f"request {index} of the batch"
+        return f"projection {index - self.num_forwards} of the batch"
+
+    def requests_of_states(self, states: Iterable[int]) -> set[int]:
+        """Return the requests to which some states belong."""
+        places = np.searchsorted(self.state_indptr, list(states), side="right") - 1
+        return set(places.tolist())
+
+
+def plan_outputs(batch: Batch, metadata: BatchMetadata) -> OutputPlan:
+    """Flatten the outputs of a batch whose shapes are right; values are not looked at."""
+    requests = _requests(batch)
+    specs = [spec for request in requests for spec in request.outputs]
+    counts = [len(spec.rows) for spec in specs]
+    has_one_each = len(specs) == len(requests) and all(r.outputs for r in requests)
+    has_one_row_each = counts.count(1) == len(counts)
+    if has_one_each:
+        owners = np.arange(len(specs))
+    else:
+        repeated = [i for i, r in enumerate(requests) for _ in r.outputs]
+        owners = np.array(repeated, np.int64)
+    if not has_one_row_each:
+        owners = owners.repeat(counts)
+    limits, starts = metadata.query_lens, metadata.qo_indptr
+    positions, project_slots = metadata.positions, _NO_INTEGERS
+    if batch.projections:
+        lengths = np.array([len(p.slots) for p in batch.projections], np.int32)
+        limits = np.concatenate((limits, lengths))
+        starts = indptr(limits)
+        project_slots = concatenate([p.slots for p in batch.projections])
+        positions = np.concatenate(
+            (positions, *(p.positions for p in batch.projections))
+        )
+    own_rows = concatenate([spec.rows for spec in specs])
+    rows = own_rows + starts[owners]
+    bounds = [0, *accumulate(counts)]
+    is_sampling = all(map(_is_sampling, specs))
+    head_rows, head_index = rows, np.arange(len(rows))
+    hidden_rows = store_rows = store_slots = _NO_INTEGERS
+    if not is_sampling:
+        head_rows, head_index = _unique_rows(rows, _rows_of(specs, bounds, _has_logits))
+        hidden_rows = rows[_rows_of(specs, bounds, lambda spec: spec.hidden)]
+        store_rows = rows[_rows_of(specs, bounds, lambda s: s.store is not None)]
+        store_slots = concatenate([s.store for s in specs if s.store is not None])
+    elif len(specs) > len(requests):  # several draws from the same row
+        head_rows, head_index = _unique_rows(rows, range(len(rows)))
+    return OutputPlan(
+        num_forwards=len(batch.forwards),
+        specs=specs,
+        bounds=bounds,
+        requests=owners,
+        own_rows=own_rows,
+        row_limits=limits[owners],
+        rows=rows,
+        is_sampling=is_sampling,
+        # Each request has one state and one row, so that row is 0: see check_values.
+        is_every_state=is_sampling
+        and has_one_each
+        and has_one_row_each
+        and len(positions) == len(requests),
+        head_rows=head_rows,
+        head_index=head_index,
+        hidden_rows=hidden_rows,
+        store_rows=store_rows,
+        store_slots=store_slots,
+        project_slots=project_slots,
+        state_positions=positions,
+        state_indptr=starts,
+    )
 
 
 def make_results(
-    batch: Batch, metadata: BatchMetadata, logits: NDArray[np.float32]
-) -> list[ForwardResult]:
-    """Sample and rank all output rows of a batch at once, and hand them out by request.
+    batch: Batch,
+    plan: OutputPlan,
+    logits: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    *,
+    broken: Collection[int] = (),
+) -> BatchResult:
+    """Sample, rank and measure all rows of a batch at once, and hand them out by request.
 
     Args:
         batch: What was asked for.
-        metadata: Of the same batch.
-        logits: ``[num_rows, vocab_size]`` float32, in the order of ``metadata.output_rows``.
-
-    Raises:
-        EngineError: A logit is NaN or infinite.
+        plan: Of the same batch.
+        logits: ``[num_head_rows, vocab_size]`` float32; rows that are no numbers are cleared.
+        hidden: ``[len(plan.hidden_rows), hidden_size]`` float32.
+        broken: Requests in which something was not finite, counted as in the plan.
     """
-    _check_finite(logits, metadata)
-    outputs = [forward.outputs for forward in batch.forwards]
-    bounds = metadata.output_indptr.tolist()
-    rows = [range(start, stop) for start, stop in pairwise(bounds)]
-    token_ids = _sample_rows(outputs, rows, metadata, logits)
-    top_ids, top_probs = _rank_rows(outputs, rows, logits)
-    results: list[ForwardResult] = []
-    for spec, span in zip(outputs, rows, strict=True):
-        own = slice(span.start, span.stop)
-        num_rows, top_k = len(span), 0 if spec is None else spec.top_k
-        has_tokens = spec is not None and spec.sampler is not None
-        results.append(
-            ForwardResult(
-                token_ids=token_ids[own] if has_tokens else _NO_TOKENS,
-                top_ids=top_ids[own, :top_k] if top_k and num_rows else _NO_TOP_IDS,
-                top_probs=top_probs[own, :top_k]
-                if top_k and num_rows
-                else _NO_TOP_PROBS,
-            )
+    best = logits.argmax(axis=1)
+    peaks = logits[np.arange(len(logits)), best]  # NaN where a row has one
+    if not all(map(math.isfinite, peaks.tolist())):
+        is_bad = ~np.isfinite(peaks)
+        logits[is_bad] = 0.0  # what follows has no place for NaN
+        broken = {*broken, *plan.requests_of_states(plan.head_rows[is_bad].tolist())}
+    if plan.is_sampling:
+        outputs = _sampled_outputs(plan, logits, best)
+    else:
+        outputs = _Outputs(plan, logits, hidden, best).make()
+    results: list[RequestResult | EngineError]
+    requests = _requests(batch)
+    if len(outputs) == len(requests) and all(r.outputs for r in requests):
+        results = [(output,) for output in outputs]
+    else:
+        remaining = iter(outputs)
+        results = [tuple(islice(remaining, len(r.outputs))) for r in requests]
+    for index in broken:
+        results[index] = EngineError(
+            "expected finite numbers, but the model computed NaN or infinity: "
+            "check the weight files, or serve the model in float32"
         )
-    return results
+    count = plan.num_forwards
+    return BatchResult(tuple(results[:count]), tuple(results[count:]))
 
 
-def _sample_rows(
-    outputs: Sequence[OutputSpec | None],
-    spans: Sequence[range],
-    metadata: BatchMetadata,
-    logits: NDArray[np.float32],
-) -> NDArray[np.int32]:
-    """Return ``[num_rows]`` int32; rows without a sampler hold -1."""
-    token_ids = np.full(len(logits), -1, np.int32)
+def _sampled_outputs(
+    plan: OutputPlan, logits: NDArray[np.float32], best: NDArray[np.int64]
+) -> list[OutputResult]:
+    none, ints = _NO_FLOATS, _NO_INTEGERS
     samplers = [
-        (row, spec.sampler)
-        for spec, span in zip(outputs, spans, strict=True)
-        if spec is not None and spec.sampler is not None
-        for row in span
+        spec.sampler
+        for spec, (start, stop) in zip(plan.specs, pairwise(plan.bounds), strict=True)
+        for _ in range(start, stop)
+        if spec.sampler is not None
     ]
-    if samplers:
-        rows = [row for row, _ in samplers]
-        positions = metadata.positions[metadata.output_rows[rows]]
-        token_ids[rows] = sample(
-            take_rows(logits, rows), [spec for _, spec in samplers], positions
+    if len(plan.head_rows) < len(plan.rows):
+        logits, best = logits[plan.head_index], best[plan.head_index]
+    token_ids = sample(logits, samplers, plan.state_positions[plan.rows], best=best)
+    return [
+        OutputResult(token_ids[start:stop], ints, none, none, none, none, none)
+        for start, stop in pairwise(plan.bounds)
+    ]
+
+
+class _Outputs:
+    """The results of outputs that ask for different things; each is computed for all at once."""
+
+    def __init__(
+        self,
+        plan: OutputPlan,
+        logits: NDArray[np.float32],
+        hidden: NDArray[np.float32],
+        best: NDArray[np.int64],
+    ) -> None:
+        self._plan, self._logits, self._best = plan, logits, best
+        self._hidden = hidden
+        num_rows, specs = len(plan.rows), plan.specs
+        self._token_ids = np.full(num_rows, -1, np.int32)
+        self._logprobs = np.zeros(num_rows, np.float32)
+        self._entropy = np.zeros(num_rows, np.float32)
+        largest = max((spec.top_k for spec in specs), default=0)
+        self._top_ids = np.full((num_rows, largest), -1, np.int32)
+        self._top_probs = np.zeros((num_rows, largest), np.float32)
+
+    def make(self) -> list[OutputResult]:
+        self._sample()
+        if rows := self._rows_of(_has_logprobs):
+            chosen = self._token_ids[rows]
+            self._logprobs[rows] = logprobs(self._logits_of(rows), chosen)
+        if rows := self._rows_of(lambda spec: spec.entropy):
+            self._entropy[rows] = entropies(self._logits_of(rows))
+        if rows := self._rows_of(lambda spec: spec.top_k > 0):
+            count = self._top_ids.shape[1]
+            top = top_tokens(self._logits_of(rows), count)
+            self._top_ids[rows], self._top_probs[rows] = top
+        results: list[OutputResult] = []
+        num_hidden = 0
+        for spec, span in zip(
+            self._plan.specs, pairwise(self._plan.bounds), strict=True
+        ):
+            own, top_k = slice(*span), spec.top_k
+            first_hidden, num_hidden = (
+                num_hidden,
+                num_hidden + (len(spec.rows) if spec.hidden else 0),
+            )
+            has_tokens = spec.sampler is not None
+            results.append(
+                OutputResult(
+                    token_ids=self._token_ids[own] if has_tokens else _NO_INTEGERS,
+                    top_ids=self._top_ids[own, :top_k] if top_k else _NO_INTEGERS,
+                    top_probs=self._top_probs[own, :top_k] if top_k else _NO_FLOATS,
+                    logprobs=self._logprobs[own] if _has_logprobs(spec) else _NO_FLOATS,
+                    entropy=self._entropy[own] if spec.entropy else _NO_FLOATS,
+                    # Copies, so that who keeps a row does not keep the whole batch.
+                    logits=self._logits[self._plan.head_index[own]]
+                    if spec.logits
+                    else _NO_FLOATS,
+                    hidden=self._hidden[first_hidden:num_hidden].copy()
+                    if spec.hidden
+                    else _NO_FLOATS,
+                )
+            )
+        return results
+
+    def _sample(self) -> None:
+        plan = self._plan
+        rows = self._rows_of(lambda spec: spec.sampler is not None)
+        if not rows:
+            return
+        self._token_ids[rows] = sample(
+            self._logits_of(rows),
+            [s.sampler for s in plan.specs for _ in s.rows if s.sampler is not None],
+            plan.state_positions[plan.rows[rows]],
+            best=self._best[plan.head_index[rows]],
         )
-    return token_ids
+
+    def _rows_of(self, is_asked: Callable[[OutputSpec], bool]) -> list[int]:
+        return _rows_of(self._plan.specs, self._plan.bounds, is_asked)
+
+    def _logits_of(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        index = self._plan.head_index[rows]
+        is_all = len(index) == len(self._logits)
+        if is_all and (index == np.arange(len(index))).all():
+            return self._logits
+        return self._logits[index]
 
 
-def _rank_rows(
-    outputs: Sequence[OutputSpec | None],
-    spans: Sequence[range],
-    logits: NDArray[np.float32],
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return ids and probabilities ``[num_rows, largest top_k]``; other rows hold -1 and 0."""
-    largest = max((spec.top_k for spec in outputs if spec is not None), default=0)
-    top_ids = np.full((len(logits), largest), -1, np.int32)
-    top_probs = np.zeros((len(logits), largest), np.float32)
-    rows = [
-        row
-        for spec, span in zip(outputs, spans, strict=True)
-        if spec is not None and spec.top_k
-        for row in span
-    ]
-    if rows:
-        top_ids[rows], top_probs[rows] = top_tokens(take_rows(logits, rows), largest)
-    return top_ids, top_probs
+def _requests(batch: Batch) -> Sequence[ForwardRequest | ProjectRequest]:
+    if not batch.projections:
+        return batch.forwards
+    return (*batch.forwards, *batch.projections)
 
 
-def _check_finite(logits: NDArray[np.float32], metadata: BatchMetadata) -> None:
-    if not logits.size or np.isfinite(logits.max()):  # the maximum of NaN is NaN
-        return
-    row = int(np.flatnonzero(~np.isfinite(logits.max(axis=1)))[0])
-    request = int(np.searchsorted(metadata.output_indptr, row, side="right")) - 1
-    raise EngineError(
-        f"request {request} of the batch: expected finite logits, but the model computed "
-        "NaN or infinity: check the weight files, or serve the model in float32"
+def _is_sampling(spec: OutputSpec) -> bool:
+    return spec.sampler is not None and not (
+        spec.top_k
+        or spec.logprobs
+        or spec.entropy
+        or spec.logits
+        or spec.hidden
+        or spec.store is not None
     )
+
+
+def _has_logits(spec: OutputSpec) -> bool:
+    return bool(spec.sampler is not None or spec.top_k or spec.entropy or spec.logits)
+
+
+def _has_logprobs(spec: OutputSpec) -> bool:
+    return spec.logprobs and spec.sampler is not None
+
+
+def _rows_of(
+    specs: Sequence[OutputSpec],
+    bounds: Sequence[int],
+    is_asked: Callable[[OutputSpec], bool],
+) -> list[int]:
+    """Return the rows of the outputs that ask for something, ascending."""
+    return [
+        row
+        for spec, (start, stop) in zip(specs, pairwise(bounds), strict=True)
+        if is_asked(spec)
+        for row in range(start, stop)
+    ]
+
+
+def _unique_rows(
+    rows: NDArray[np.int32], chosen: Sequence[int]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the states of the chosen rows, each once, and for every row which it is."""
+    index = np.zeros(len(rows), np.int64)
+    states, index[chosen] = np.unique(rows[chosen], return_inverse=True)
+    return states, index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from pie_trio.application.lifecycle.instances import (
 )
 from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.application.run.setup import prepare_language
+from pie_trio.application.services import open_services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
@@ -44,6 +45,8 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
         num_warm: int = 0,
         control: ControlConfig | None = None,
         slice_ticks: int | None = None,
+        services: Mapping[str, Any] | None = None,
+        max_instances: int | None = None,
         **limits: Any,
     ) -> AsyncGenerator[Launcher]:
         ordinary = language.runtime.slice_ticks
@@ -54,8 +57,13 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
             open_models(
                 [loaded], control or ControlConfig(), instance_limits
             ) as models,
+            open_services(models, **(services or {})) as offered,
             open_launcher(
-                language, models, instance_limits, num_warm=num_warm
+                language,
+                offered,
+                instance_limits,
+                num_warm=num_warm,
+                max_instances=max_instances,
             ) as launcher,
         ):
             try:

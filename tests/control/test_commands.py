@@ -1,40 +1,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pie_trio.control.commands import Command, PageOrder, choose_batch
-from pie_trio.engine_api import ForwardRequest
+from pie_trio.control.commands import (
+    Command,
+    CommandOrder,
+    Kind,
+    embed_key,
+    is_cut_causally,
+)
+from pie_trio.control.pages import PagePool
+from pie_trio.control.tenants import Tenant
+from pie_trio.engine_api import (
+    NO_SLOT,
+    ForwardRequest,
+    OutputResult,
+    OutputSpec,
+    ProjectRequest,
+    SamplerSpec,
+)
 
-PAGES = st.frozensets(st.integers(0, 3), max_size=3)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUM_KEYS = 4
+KEYS = st.frozensets(st.integers(-2, NUM_KEYS - 3), max_size=3)
+"""Pages 0 and 1, and the embed slots 0 and 1 as -1 and -2."""
 
 
 def make_command(
     reads: frozenset[int] = frozenset(),
     writes: frozenset[int] = frozenset(),
-    *,
-    num_tokens: int = 1,
+    tenant: Tenant | None = None,
 ) -> Command:
-    zeros = np.zeros(num_tokens, np.int32)
-    request = ForwardRequest(zeros, zeros, np.zeros(1, np.int32), num_tokens)
-    return Command(request, (), reads, writes, lambda _: None, submitted_at=0.0)
+    used = reads | writes
+    return Command(
+        Kind.FORWARD,
+        tenant or Tenant("a", 0),
+        pages=np.array(sorted(key for key in used if key >= 0), np.int32),
+        writes=writes,
+        on_done=lambda _: None,
+        submitted_at=0.0,
+        embeds=tuple(-1 - key for key in used if key < 0),
+    )
+
+
+def make_order() -> CommandOrder:
+    pool = PagePool(num_pages=4, page_size=2)
+    for _ in range(4):
+        pool.allocate()
+    return CommandOrder(pool)
 
 
 def conflict(first: Command, second: Command) -> bool:
-    return bool(
-        first.writes & (second.reads | second.writes) or first.reads & second.writes
-    )
+    return bool(first.writes & second.uses or second.writes & first.uses)
 
 
 @dataclass
 class Schedule:
     """Adds and finishes commands, and knows by comparing all pairs which are ready."""
 
-    order: PageOrder
+    order: CommandOrder
     unfinished: list[Command]
     ready: list[Command]
     finished: list[Command]
@@ -62,19 +94,25 @@ class Schedule:
 
 @given(
     st.lists(
-        st.tuples(PAGES, PAGES) | st.integers(0, 99),  # a new command, or finish one
+        # A new command of one of two tenants, or finish one.
+        st.tuples(KEYS, KEYS, st.integers(0, 1)) | st.integers(0, 99),
         max_size=30,
     ),
     st.lists(st.integers(0, 99), min_size=30, max_size=30),
 )
 def test_a_command_is_ready_once_all_earlier_ones_that_it_conflicts_with_are_done(
-    events: list[tuple[frozenset[int], frozenset[int]] | int], rest: list[int]
+    events: list[tuple[frozenset[int], frozenset[int], int] | int], rest: list[int]
 ) -> None:
-    schedule = Schedule(PageOrder(), [], [], [])
+    schedule = Schedule(make_order(), [], [], [])
+    tenants = [Tenant(name, 0) for name in "ab"]
     commands: list[Command] = []
     for event in events:
         if not isinstance(event, int):
-            commands.append(make_command(*event))
+            reads, writes, tenant = event
+            if tenant:  # embeds are never another's
+                reads = frozenset(key for key in reads if key >= 0)
+                writes = frozenset(key for key in writes if key >= 0)
+            commands.append(make_command(reads, writes, tenants[tenant]))
             schedule.add(commands[-1])
         elif schedule.ready:
             schedule.finish(event)
@@ -93,7 +131,7 @@ def test_a_command_is_ready_once_all_earlier_ones_that_it_conflicts_with_are_don
 
 
 def test_readers_of_a_page_run_side_by_side() -> None:
-    order = PageOrder()
+    order = make_order()
     readers = [make_command(reads=frozenset({1})) for _ in range(3)]
     for reader in readers:
         order.add(reader)
@@ -101,7 +139,7 @@ def test_readers_of_a_page_run_side_by_side() -> None:
 
 
 def test_a_writer_waits_for_all_readers() -> None:
-    order = PageOrder()
+    order = make_order()
     readers = [make_command(reads=frozenset({1})) for _ in range(2)]
     writer = make_command(writes=frozenset({1}))
     for command in (*readers, writer):
@@ -110,39 +148,102 @@ def test_a_writer_waits_for_all_readers() -> None:
     assert order.finish(readers[0]) == [writer]
 
 
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=12),
-    st.integers(1, 5),
-    st.integers(1, 12),
-)
-def test_a_batch_is_the_oldest_commands_that_fit(
-    sizes: list[int], max_batch: int, max_tokens: int
-) -> None:
-    ready = [make_command(num_tokens=size) for size in sizes]
-    chosen = choose_batch(ready, max_batch=max_batch, max_tokens=max_tokens)
-    places = [ready.index(command) for command in chosen]
-    assert places[0] == 0, "the oldest is always taken"
-    assert places == sorted(set(places))
-    assert len(chosen) <= max_batch
-    total = sum(sizes[place] for place in places)
-    assert total <= max_tokens or len(chosen) == 1
-    if len(chosen) < max_batch:
-        left_out = [sizes[i] for i in range(places[-1] + 1, len(sizes))]
-        assert all(total + size > max_tokens for size in left_out)
+def test_embeds_are_told_apart_from_pages() -> None:
+    order = make_order()
+    first = make_command(writes=frozenset({embed_key(1)}))
+    others = [make_command(frozenset({1})), make_command(frozenset({embed_key(0)}))]
+    reader = make_command(frozenset({embed_key(1)}))
+    for command in (first, *others, reader):
+        order.add(command)
+    assert [c.num_blockers for c in (*others, reader)] == [0, 0, 1]
+
+
+def test_a_writer_waits_for_a_reader_of_another_tenant() -> None:
+    """It shared the page, and gave its handle back while its forward was in flight."""
+    order = make_order()
+    reader = make_command(frozenset({1}), tenant=Tenant("a", 0))
+    writer = make_command(frozenset(), frozenset({1}), tenant=Tenant("b", 1))
+    for command in (reader, writer):
+        order.add(command)
+    assert writer.num_blockers == 1
+    assert order.finish(reader) == [writer]
+
+
+def test_what_reads_the_embed_that_it_writes_reads_it() -> None:
+    command = make_command(writes=frozenset({embed_key(3)}))
+    slots = np.array([3, NO_SLOT], np.int32)
+    zeros = np.zeros(2, np.int32)
+    command.forward = ForwardRequest(zeros, zeros, zeros, 2, input_slots=slots)
+    assert command.read_embeds == [3]
+    assert command.written_embeds == [3]
+
+
+def test_a_projection_reads_its_embeds() -> None:
+    command = make_command(frozenset({embed_key(1), embed_key(0)}))
+    slots = np.array([1, 0, 1], np.int32)
+    command.project = ProjectRequest(slots, slots, ())
+    assert command.read_embeds == [1, 0, 1]
+    assert command.written_embeds == []
+
+
+MASK = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]], np.bool_)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [([9, 1], [9]), ([1, 8, 2, 1], [1, 2, 1]), ([4, 4, 4], [4])],
-    ids=["larger than all", "skipped", "full"],
+    ("mask", "expected"),
+    [(None, True), (MASK, True), (np.ones((3, 4), np.bool_), False)],
+    ids=["none", "causal", "sees later ones"],
 )
-def test_what_does_not_fit_waits_and_what_is_behind_it_does_not(
-    sizes: list[int], expected: list[int]
+def test_a_forward_is_cut_where_nobody_sees_what_comes_later(
+    mask: NDArray[np.bool_] | None, expected: bool
 ) -> None:
-    ready = [make_command(num_tokens=size) for size in sizes]
-    chosen = choose_batch(ready, max_batch=8, max_tokens=4)
-    assert [command.num_tokens for command in chosen] == expected
+    assert is_cut_causally(mask, 2, 3) == expected
 
 
-def test_an_empty_batch_is_no_error() -> None:
-    assert choose_batch([], max_batch=2, max_tokens=2) == []
+def result_of(rows: NDArray[np.int32]) -> OutputResult:
+    """Return tokens that are the numbers of the rows, and a distribution of two."""
+    none = np.empty(0, np.float32)
+    top = np.stack([rows, rows + 1], axis=1)
+    probs = top.astype(np.float32)
+    return OutputResult(rows, top, probs, probs[:, 0], none, none, none)
+
+
+@given(st.data(), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_chunks_return_what_the_whole_would_have_returned(
+    data: st.DataObject, sizes: list[int]
+) -> None:
+    total = sum(sizes)
+    rows = st.lists(st.integers(0, total - 1), unique=True).map(sorted)
+    specs = tuple(
+        OutputSpec(
+            np.array(some, np.int32),
+            SamplerSpec(),
+            store=np.array(some, np.int32) + 100,
+        )
+        for some in data.draw(st.lists(rows, max_size=3))
+    )
+    pool = PagePool(num_pages=9, page_size=3)
+    pages = np.array([pool.allocate() for _ in range(9)], np.int32)
+    pool.bind(pages)
+    tokens = np.arange(total, dtype=np.int32)
+    command = make_command()
+    command.forward = ForwardRequest(tokens, tokens + 7, pages, 5 + total, None, specs)
+    done, last = 0, ()
+    for number, size in enumerate(sizes):
+        part = command.cut(size, pool)
+        assert part.token_ids.tolist() == list(range(done, done + size))
+        assert part.positions.tolist() == list(range(done + 7, done + size + 7))
+        assert part.kv_len == 5 + done + size
+        assert len(part.page_ids) >= -(-part.kv_len // 3)
+        for spec in part.outputs:
+            assert spec.store is not None
+            assert spec.store.tolist() == (spec.rows + done + 100).tolist()
+        last = tuple(result_of(spec.rows + done) for spec in part.outputs)
+        done += size
+        assert command.add_part(last, size) == (number == len(sizes) - 1)
+    found = command.outcome(last)
+    assert [r.token_ids.tolist() for r in found] == [s.rows.tolist() for s in specs]
+    for output in found:
+        expected = result_of(output.token_ids)
+        np.testing.assert_array_equal(output.top_ids, expected.top_ids)
+        np.testing.assert_array_equal(output.logprobs, expected.logprobs)

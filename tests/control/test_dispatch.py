@@ -10,19 +10,24 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from pie_trio.config import ControlConfig
+from pie_trio.control.commands import Priority
+from pie_trio.control.pages import physical_of
 from pie_trio.control.served_model import open_served_model
-from pie_trio.engine_api import ForwardResult, ModelInfo, PageCopy
+from pie_trio.engine_api import BatchResult, ModelInfo, PageCopy
 from pie_trio.errors import CancelledError, EngineError
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
 from tests.control.engines import TIME_LIMIT_SECONDS, Gate, Outcomes, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
 
+    from numpy.typing import NDArray
+
+    from pie_trio.control.arrivals import Arrivals
     from pie_trio.control.commands import Command
     from pie_trio.control.dispatch import Batcher
+    from pie_trio.control.embeds import EmbedPool
     from pie_trio.control.pages import PagePool
-    from pie_trio.control.rendezvous import Rendezvous
     from pie_trio.engine_api import Batch, Engine
 
 NUM_PAGES, PAGE_SIZE = 16, 4
@@ -34,7 +39,8 @@ class Rig:
     gate: Gate
     batcher: Batcher
     pool: PagePool
-    rendezvous: Rendezvous
+    arrivals: Arrivals
+    embeds: EmbedPool
     outcomes: Outcomes
 
     def submit(self, token: int, **details: Any) -> Command:
@@ -55,14 +61,15 @@ class Rig:
 async def open_rig(
     *,
     gated: bool = False,
+    num_pages: int = NUM_PAGES,
     failures: dict[int, Exception] | None = None,
     **control: Any,
 ) -> AsyncGenerator[Rig]:
     gate = Gate(is_open=not gated)
     engine = FakeEngine(
-        num_pages=NUM_PAGES, page_size=PAGE_SIZE, failures=failures, on_step=gate
+        num_pages=num_pages, page_size=PAGE_SIZE, failures=failures, on_step=gate
     )
-    control = {"rendezvous_floor_seconds": 0.0, **control}
+    control = {"policy": "rendezvous:0.5,0.0", **control}
     with trio.fail_after(TIME_LIMIT_SECONDS):
         async with open_served_model(
             engine, FakeTokenizer(), ControlConfig(**control), max_in_flight=64
@@ -73,21 +80,12 @@ async def open_rig(
                     gate,
                     model.batcher,
                     model.pool,
-                    model.rendezvous,
+                    model.batcher.arrivals,
+                    model.embeds,
                     Outcomes(),
                 )
             finally:
                 gate.open()
-
-
-def error_of(outcome: ForwardResult | Exception) -> Exception:
-    assert isinstance(outcome, Exception)
-    return outcome
-
-
-def token_of(outcome: ForwardResult | Exception) -> int:
-    assert isinstance(outcome, ForwardResult)
-    return int(outcome.token_ids[0])
 
 
 async def test_calls_that_arrive_during_a_step_share_the_next_batch() -> None:
@@ -126,9 +124,9 @@ async def test_each_command_gets_its_own_result() -> None:
         for batch in rig.engine.batches:
             for request in batch.forwards:
                 token = int(request.token_ids[0])
-                (expected,) = alone.execute(type(batch)((request,)))
-                found = token_of(rig.outcomes.by_token[token])
-                assert found == expected.token_ids[0]
+                (expected,) = alone.execute(type(batch)((request,))).forwards
+                assert not isinstance(expected, Exception)
+                assert rig.outcomes.tokens(token) == expected[0].token_ids.tolist()
 
 
 async def test_commands_on_one_page_run_in_order_and_others_pass_them() -> None:
@@ -164,11 +162,11 @@ async def test_a_failure_fails_just_its_batch(failure: Exception, message: str) 
         rig.gate.open()
         await rig.outcomes.wait(0, 1, 2, 3, 4)
         for token in (1, 2, 3):
-            error = error_of(rig.outcomes.by_token[token])
+            error = rig.outcomes.error(token)
             assert isinstance(error, EngineError)
             assert str(error) == message
         for token in (0, 4):
-            assert token_of(rig.outcomes.by_token[token]) >= 0
+            assert rig.outcomes.tokens(token)
         assert rig.batches == [[0], [1, 2, 3], [4]]
 
 
@@ -182,9 +180,15 @@ class ForgetfulEngine:
     def info(self) -> ModelInfo:
         return self._inner.info
 
-    def execute(self, batch: Batch) -> Sequence[ForwardResult]:
-        results = self._inner.execute(batch)
-        return results[:-1] if len(self._inner.batches) == 1 else results
+    def execute(self, batch: Batch) -> BatchResult:
+        result = self._inner.execute(batch)
+        return BatchResult(()) if len(self._inner.batches) == 1 else result
+
+    def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+        return self._inner.read_pages(page_ids)
+
+    def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
+        self._inner.write_pages(page_ids, data)
 
     def close(self) -> None:
         self._inner.close()
@@ -201,10 +205,10 @@ async def test_missing_results_fail_the_batch_and_serving_goes_on() -> None:
                 page = model.pool.allocate()
                 model.batcher.submit(outcomes.command(token, page=page))
                 await outcomes.wait(token)
-            error = error_of(outcomes.by_token[1])
+            error = outcomes.error(1)
             assert isinstance(error, EngineError)
-            assert str(error) == "1 forwards, but 0 results"
-            assert token_of(outcomes.by_token[2]) >= 0
+            assert str(error) == "1 requests, but 0 results"
+            assert outcomes.tokens(2)
 
 
 async def test_withdrawn_commands_never_reach_the_engine() -> None:
@@ -214,7 +218,7 @@ async def test_withdrawn_commands_never_reach_the_engine() -> None:
         await rig.gate.wait_started(1)
         commands = {t: rig.submit(t, page=page) for t in (1, 2, 3, 4)}
         for token in (1, 3):
-            rig.batcher.withdraw(commands[token])
+            commands[token].withdraw()
         rig.gate.open()
         await rig.outcomes.wait(1, 2, 3, 4)
         assert rig.batches == [[0], [2], [4]], "what depends on them runs in order"
@@ -226,7 +230,7 @@ async def test_nothing_runs_if_everything_is_withdrawn() -> None:
     async with open_rig() as rig:
         page = rig.pool.allocate()
         for token in (1, 2):
-            rig.batcher.withdraw(rig.submit(token, page=page))
+            rig.submit(token, page=page).withdraw()
         await rig.outcomes.wait(1, 2)
         assert rig.batches == []
 
@@ -235,10 +239,10 @@ async def test_a_command_that_has_started_cannot_be_withdrawn() -> None:
     async with open_rig(gated=True) as rig:
         command = rig.submit(1)
         await rig.gate.wait_started(1)
-        rig.batcher.withdraw(command)
+        command.withdraw()
         rig.gate.open()
         await rig.outcomes.wait(1)
-        assert token_of(rig.outcomes.by_token[1]) >= 0
+        assert rig.outcomes.tokens(1)
 
 
 def copy_of(rig: Rig, token: int, source: int) -> tuple[Command, int]:
@@ -256,16 +260,17 @@ async def test_a_withdrawn_command_still_makes_the_copies_that_a_handle_stands_f
         rig.submit(0)
         await rig.gate.wait_started(1)
         command, target = copy_of(rig, 1, source)
-        rig.batcher.withdraw(command)
+        command.withdraw()
         rig.submit(2, page=target)
         rig.gate.let_go()
         await rig.gate.wait_started(2)
-        rig.batcher.withdraw(command)  # now that it has started
+        command.withdraw()  # now that it has started
         rig.gate.open()
         await rig.outcomes.wait(1, 2)
         assert isinstance(rig.outcomes.by_token[1], CancelledError)
         assert rig.batches == [[0], [], [2]]
-        assert rig.engine.batches[1].copies == command.copies
+        places = physical_of(rig.pool, [source, target])
+        assert rig.engine.batches[1].copies == (PageCopy(*places, 0, 0, PAGE_SIZE),)
 
 
 async def test_copies_that_nobody_counts_on_are_not_made() -> None:
@@ -276,7 +281,7 @@ async def test_copies_that_nobody_counts_on_are_not_made() -> None:
         command, target = copy_of(rig, 1, source)
         after = rig.submit(2, page=target)
         for withdrawn in (command, after):
-            rig.batcher.withdraw(withdrawn)
+            withdrawn.withdraw()
         rig.pool.release(target)
         rig.gate.open()
         await rig.outcomes.wait(1, 2)
@@ -290,11 +295,28 @@ async def test_copies_are_made_for_a_reader_whose_handle_was_given_back() -> Non
         await rig.gate.wait_started(1)
         command, target = copy_of(rig, 1, source)
         rig.submit(2, reads=[target])
-        rig.batcher.withdraw(command)
+        command.withdraw()
         rig.pool.release(target)
         rig.gate.open()
         await rig.outcomes.wait(1, 2)
         assert rig.batches == [[0], [], [2]]
+
+
+async def test_a_withdrawn_copy_is_made_for_the_handle_that_stands_for_it() -> None:
+    """Or withdrawing it would lose the rest of a page that it was to write first."""
+    async with open_rig(gated=True) as rig:
+        source, target = rig.pool.allocate(), rig.pool.allocate()
+        rig.submit(1, page=source, num_tokens=2)
+        await rig.gate.wait_started(1)
+        command = rig.outcomes.copy(2, [PageCopy(source, target, 0, 1, 2)])
+        rig.pool.positions[target, 1:3] = [0, 1]
+        rig.batcher.submit(command)
+        command.withdraw()
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert isinstance(rig.outcomes.error(2), CancelledError)
+        assert rig.pool.filled[target].tolist() == [False, True, True, False]
+        assert rig.pool.holes == set()
 
 
 async def test_pages_are_kept_until_the_commands_that_use_them_are_done() -> None:
@@ -306,7 +328,7 @@ async def test_pages_are_kept_until_the_commands_that_use_them_are_done() -> Non
         for page in (read, written):
             rig.pool.release(page)
         assert rig.pool.num_free == NUM_PAGES - 2
-        rig.batcher.withdraw(queued)
+        queued.withdraw()
         assert rig.pool.num_free == NUM_PAGES - 2
         rig.gate.open()
         await rig.outcomes.wait(1, 2)
@@ -314,45 +336,99 @@ async def test_pages_are_kept_until_the_commands_that_use_them_are_done() -> Non
         rig.pool.check()
 
 
-async def test_a_long_prefill_does_not_starve() -> None:
-    async with open_rig(gated=True, max_batch_tokens=4) as rig:
-        pages = [rig.pool.allocate() for _ in range(3)]
-        for number, page in enumerate(pages):
-            rig.submit(number, page=page)
+async def test_a_page_takes_room_on_the_device_once_it_is_written() -> None:
+    async with open_rig() as rig:
+        pages = [rig.pool.allocate() for _ in range(2 * NUM_PAGES)]
+        assert rig.pool.num_free == NUM_PAGES
+        rig.submit(1, page=pages[-1])
+        await rig.outcomes.wait(1)
+        assert rig.pool.num_free == NUM_PAGES - 1
+        for page in pages:
+            rig.pool.release(page)
+        assert rig.pool.num_free == NUM_PAGES
+        rig.pool.check()
+
+
+async def test_what_becomes_ready_by_a_withdrawal_does_not_see_the_hole() -> None:
+    async with open_rig(gated=True) as rig:
+        page = rig.pool.allocate()
+        rig.submit(0)
         await rig.gate.wait_started(1)
-        for number, page in enumerate(pages):
-            rig.submit(10 + number, page=page)
-        rig.submit(99, num_tokens=4)
-        for step in range(2, 5):  # the decodes never pause
-            for number, page in enumerate(pages):
-                rig.submit(10 * step + number, page=page)
-            rig.gate.let_go()
-            await rig.gate.wait_started(step)
-        assert rig.batches == [[0, 1, 2], [10, 11, 12], [99], [20, 21, 22]]
+        rig.pool.positions[page, :2] = [0, 1]
+        withdrawn = rig.submit(1, page=page)
+        late = rig.submit(2, page=page, start=1)
+        withdrawn.withdraw()
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert "would see tokens whose own command" in str(rig.outcomes.error(2))
+        assert late.num_run == 0
+        assert rig.batches == [[0]]
+
+
+async def test_a_withdrawn_command_ends_without_waiting_for_the_policy() -> None:
+    async with open_rig(policy="t:1000") as rig:
+        rig.submit(1).withdraw()
+        rig.submit(2)
+        await rig.outcomes.wait(1)
+        assert isinstance(rig.outcomes.error(1), CancelledError)
+        assert 2 not in rig.outcomes.by_token
+
+
+async def test_higher_priority_goes_first() -> None:
+    async with open_rig(gated=True, max_batch=2) as rig:
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        for token, priority in enumerate(
+            [Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.NORMAL], 1
+        ):
+            rig.submit(token, priority=priority)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3, 4)
+        assert rig.batches == [[0], [2, 3], [1, 4]]
+
+
+async def test_a_batch_holds_the_kind_that_has_waited_longest() -> None:
+    async with open_rig(gated=True) as rig:
+        slot = rig.embeds.allocate()
+        rig.embeds.note_stored([slot])
+        source, target = rig.pool.allocate(), rig.pool.allocate()
+        rig.submit(0, page=source)
+        await rig.gate.wait_started(1)
+        rig.batcher.submit(rig.outcomes.project(1, [slot]))
+        rig.submit(2)
+        rig.batcher.submit(rig.outcomes.copy(3, [PageCopy(source, target, 0, 0, 1)]))
+        rig.batcher.submit(rig.outcomes.project(4, [slot]))
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3, 4)
+        batches = [
+            (len(b.forwards), len(b.projections), len(b.copies))
+            for b in rig.engine.batches
+        ]
+        assert batches == [(1, 0, 0), (0, 2, 0), (1, 0, 0), (0, 0, 1)]
 
 
 async def test_the_batcher_waits_for_those_who_are_about_to_submit() -> None:
-    async with open_rig(rendezvous_floor_seconds=TIME_LIMIT_SECONDS) as rig:
+    async with open_rig(policy=f"rendezvous:0,{TIME_LIMIT_SECONDS}") as rig:
         for name in ("a", "b"):
-            rig.rendezvous.expect(name)
+            rig.arrivals.expect(name)
         rig.submit(1)
         await wait_all_tasks_blocked()
         rig.submit(2)
-        rig.rendezvous.settle("a")
+        rig.arrivals.settle("a")
         await wait_all_tasks_blocked()
         assert rig.batches == []
         rig.submit(3)
-        rig.rendezvous.settle("b")
+        rig.arrivals.settle("b")
         await rig.outcomes.wait(1, 2, 3)
         assert rig.batches == [[1, 2, 3]]
 
 
 async def test_who_computes_for_long_does_not_stop_the_others() -> None:
-    async with open_rig(rendezvous_floor_seconds=0.001) as rig:
-        rig.rendezvous.expect("slow")
+    async with open_rig(policy="rendezvous:0,0.001") as rig:
+        rig.arrivals.expect("slow")
         rig.submit(1)
         await rig.outcomes.wait(1)
-        assert rig.rendezvous.num_expected == 0
+        assert rig.arrivals.num_expected == 0
 
 
 async def test_what_is_left_when_the_batcher_is_cancelled_fails() -> None:
@@ -364,7 +440,7 @@ async def test_what_is_left_when_the_batcher_is_cancelled_fails() -> None:
         await rig.gate.wait_started(1)
         rig.submit(3)  # and one in the channel
         rig.gate.let_go()
-    assert token_of(rig.outcomes.by_token[1]) >= 0
+    assert rig.outcomes.tokens(1)
     for token in (2, 3):
         assert isinstance(rig.outcomes.by_token[token], CancelledError)
     rig.submit(4)
@@ -398,5 +474,5 @@ async def test_a_step_is_not_abandoned_when_the_batcher_is_cancelled() -> None:
             await rig.gate.wait_started(1)
             scope.cancel()
             assert rig.outcomes.by_token == {}
-    assert token_of(rig.outcomes.by_token[1]) >= 0
+    assert rig.outcomes.tokens(1)
     np.testing.assert_array_equal(rig.engine.batch_sizes, [1])

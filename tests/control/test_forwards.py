@@ -8,15 +8,16 @@ import pytest
 
 from pie_trio.config import ControlConfig
 from pie_trio.control.forwards import ForwardPlan, GuestForward, plan_forward
-from pie_trio.control.handles import HandleTable
-from pie_trio.control.pages import NO_PAGE, PagePool
-from pie_trio.engine_api import PageCopy, SamplerSpec
+from pie_trio.control.page_table import PageTable
+from pie_trio.control.pages import PagePool
+from pie_trio.engine_api import OutputSpec, PageCopy, SamplerSpec
 from pie_trio.errors import (
     BadArgumentError,
     InferletError,
     LimitError,
     OutOfPagesError,
     UnknownHandleError,
+    UnsupportedError,
 )
 from pie_trio.inference.fake import FakeEngine
 
@@ -30,10 +31,6 @@ def wanted(num_tokens: int, *, pages: list[int], start: int = 0) -> GuestForward
         positions=np.arange(start, start + num_tokens, dtype=np.int32),
         pages=pages,
         start=start,
-        mask=None,
-        outputs=np.empty(0, np.int32),
-        sampler=None,
-        top_k=0,
     )
 
 
@@ -45,8 +42,8 @@ class World:
     pool: PagePool = field(
         default_factory=lambda: PagePool(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
     )
-    table: HandleTable[int] = field(
-        default_factory=lambda: HandleTable("page", max_handles=99)
+    table: PageTable = field(
+        default_factory=lambda: PageTable(max_handles=99, page_size=PAGE_SIZE)
     )
 
     def allocate(self, *handles: int) -> list[int]:
@@ -68,9 +65,9 @@ class World:
 
     def state(self) -> Any:
         self.pool.check()
-        owners = [self.pool.num_owners(page) for page in range(NUM_PAGES)]
         handles = {handle: self.table.get(handle) for handle in self.table}
-        return owners, self.pool.positions.tolist(), handles, self.pool.num_free
+        owners = [self.pool.num_owners(page) for page in handles.values()]
+        return owners, self.pool.positions.tolist(), handles, self.pool.num_virtual
 
 
 @pytest.fixture
@@ -88,8 +85,8 @@ def test_a_forward_writes_the_pages_of_its_tokens_and_reads_those_before(
     assert plan.request.page_ids.dtype == np.int32
     assert plan.request.kv_len == 11
     assert plan.request.mask is None
-    assert plan.writes == frozenset(pages[1:3])
-    assert plan.reads == frozenset(pages[:3])
+    assert plan.writes == pages[1:3]
+    assert plan.pages.tolist() == pages[:3]
     assert plan.copies == ()
     written = world.pool.positions[pages].reshape(-1)
     assert written.tolist() == [*range(11), *[-1] * 5]
@@ -107,8 +104,8 @@ def test_a_shared_page_that_is_written_is_copied_under_its_handle(
     assert copy not in (first, second)
     assert plan.copies == (PageCopy(second, copy, 0, 0, PAGE_SIZE),)
     assert (world.table.get(20), world.table.get(11)) == (first, second)
-    assert plan.reads == {first, second, copy}
-    assert plan.writes == {copy}
+    assert plan.pages.tolist() == sorted({first, second, copy})
+    assert plan.writes == [copy]
     assert world.pool.positions[[second, copy]].tolist() == [
         [4, 5, -1, -1],
         [4, 5, 6, -1],
@@ -121,12 +118,21 @@ def test_a_page_that_stands_in_two_places_is_copied_for_one_of_them(
     world: World,
 ) -> None:
     (page,) = world.allocate(10)
+    world.plan(wanted(1, pages=[10]))
     world.fork(10, 11)
-    world.allocate(12, 13, 14, 15)  # one page is left
     plan = world.plan(wanted(8, pages=[10, 11]))
     assert [copy.source for copy in plan.copies] == [page]
     assert world.table.get(10) != world.table.get(11)
     world.pool.check()
+
+
+def test_a_shared_page_that_nobody_wrote_is_not_copied(world: World) -> None:
+    (page,) = world.allocate(10)
+    world.fork(10, 20)
+    plan = world.plan(wanted(1, pages=[20]))
+    assert plan.copies == ()
+    assert (world.table.get(10), world.pool.num_owners(page)) == (page, 1)
+    assert world.table.get(20) != page
 
 
 def test_a_page_that_is_only_read_is_not_copied(world: World) -> None:
@@ -159,7 +165,7 @@ def test_a_page_that_is_left_out_is_not_seen(world: World) -> None:
     forward = wanted(1, pages=[11, 12], start=4)
     plan = world.plan(forward, positions=np.array([8], np.int32))
     assert plan.request.page_ids.tolist() == [second, third]
-    assert first not in plan.reads
+    assert first not in plan.pages
     assert plan.request.mask is None
 
 
@@ -170,16 +176,40 @@ def test_a_mask_of_the_guest_is_used_as_it_is(world: World) -> None:
     assert plan.request.mask.tolist() == [[True, True], [False, True]]
 
 
-def test_outputs_are_asked_for_only_if_something_is_to_be_returned(
-    world: World,
-) -> None:
-    world.allocate(10)
-    forward = replace(wanted(2, pages=[10]), outputs=np.array([1], np.int32))
-    assert world.plan(forward).request.outputs is None
-    assert world.plan(forward, top_k=3).request.outputs is not None
-    plan = world.plan(forward, sampler=SamplerSpec())
-    assert plan.request.outputs is not None
-    assert plan.request.outputs.rows.tolist() == [1]
+def test_what_was_masked_of_a_handle_is_hidden_from_later_tokens(world: World) -> None:
+    world.allocate(10, 11)
+    world.plan(wanted(4, pages=[10]))
+    world.fork(10, 20)
+    world.table.hide(10, np.array([False, True, True, False]))
+    plan = world.plan(wanted(2, pages=[10, 11], start=4))
+    assert plan.request.mask is not None
+    assert plan.request.mask.tolist() == [
+        [True, False, False, True, True, False],
+        [True, False, False, True, True, True],
+    ]
+    world.allocate(21)
+    assert world.plan(wanted(2, pages=[20, 21], start=4)).request.mask is None
+
+
+def test_a_page_under_two_handles_is_pinned_once(world: World) -> None:
+    (page,) = world.allocate(10)
+    world.plan(wanted(4, pages=[10]))
+    world.fork(10, 20)
+    (last,) = world.allocate(11)
+    plan = world.plan(wanted(1, pages=[10, 20, 11], start=8))
+    assert plan.request.page_ids.tolist() == [page, page, last]
+    assert plan.pages.tolist() == sorted({page, last})
+
+
+def test_planning_takes_no_page_of_the_device(world: World) -> None:
+    world.allocate(*range(100, 200))
+    for handle in range(100, 200):
+        world.plan(wanted(4, pages=[handle]))
+    assert world.pool.num_free == NUM_PAGES
+
+
+def outputs(*rows: int, **fields: Any) -> tuple[OutputSpec, ...]:
+    return (OutputSpec(np.array(rows, np.int32), **fields),)
 
 
 INT_MAX, INT_MIN = 2**31 - 1, -(2**31)
@@ -207,10 +237,29 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[InferletError], str]] = {
         BadArgumentError,
         "position 2147483647",
     ),
-    "output negative": ({"outputs": [-1]}, BadArgumentError, "output -1"),
-    "output too large": ({"outputs": [2]}, BadArgumentError, "output 2 is not below 2"),
-    "too many outputs": ({"outputs": [0, 1, 1]}, BadArgumentError, "3 outputs of 2"),
-    "distribution": ({"top_k": 8}, LimitError, "may have 7 entries, got 8"),
+    "output negative": ({"outputs": outputs(-1)}, BadArgumentError, "output -1"),
+    "output too large": (
+        {"outputs": outputs(2)},
+        BadArgumentError,
+        "output 2 is not below 2",
+    ),
+    "outputs too large": (
+        {"outputs": outputs(0, 2)},
+        BadArgumentError,
+        "output 2 is not below 2",
+    ),
+    "output twice": ({"outputs": outputs(1, 1)}, BadArgumentError, "named once"),
+    "outputs in disorder": ({"outputs": outputs(1, 0)}, BadArgumentError, "ascend"),
+    "distribution": (
+        {"outputs": outputs(0) + outputs(1, top_k=8)},
+        LimitError,
+        "may have 7 entries, got 8",
+    ),
+    "adapter": (
+        {"adapter": "lora"},
+        UnsupportedError,
+        "no adapter 'lora': it has none",
+    ),
     "unknown page": ({"pages": [10, 99]}, UnknownHandleError, "page 99"),
     "page twice": ({"pages": [10, 10]}, BadArgumentError, "named twice"),
     "too few pages": ({"pages": [10]}, BadArgumentError, "slots 6 to 7 are written"),
@@ -236,19 +285,30 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[InferletError], str]] = {
         "the mask shows slot 4, which was never written",
     ),
     "temperature": (
-        {"sampler": SamplerSpec(temperature=-1)},
+        {"outputs": outputs(0, sampler=SamplerSpec(temperature=-1))},
         BadArgumentError,
         "temperature is 0 or more, got -1",
     ),
     "temperature nan": (
-        {"sampler": SamplerSpec(temperature=float("nan"))},
+        {"outputs": outputs(0, sampler=SamplerSpec(temperature=float("nan")))},
         BadArgumentError,
         "got nan",
     ),
-    "top_p": ({"sampler": SamplerSpec(top_p=0)}, BadArgumentError, "top_p"),
-    "min_p": ({"sampler": SamplerSpec(min_p=1.5)}, BadArgumentError, "min_p"),
-    "missing page": ({"pages": [10, 12]}, OutOfPagesError, "need 1 KV pages"),
-    "no page for the copy": ({}, OutOfPagesError, "need 1 KV pages but only 0 of 6"),
+    "top_p": (
+        {"outputs": outputs(0, sampler=SamplerSpec(top_p=0))},
+        BadArgumentError,
+        "top_p",
+    ),
+    "min_p": (
+        {"outputs": outputs(0, sampler=SamplerSpec(min_p=1.5))},
+        BadArgumentError,
+        "min_p",
+    ),
+    "more pages than there are": (
+        {"pages": [10, 11, *range(100, 110)], "start": 24},
+        OutOfPagesError,
+        "need 7 KV pages but only 6 of 6",
+    ),
 }
 
 
@@ -261,16 +321,15 @@ def test_a_refused_forward_says_why_and_changes_nothing(
     error: type[InferletError],
     message: str,
 ) -> None:
-    world.config = ControlConfig(max_batch_tokens=8, max_distribution=7)
+    world.config = ControlConfig(max_forward_tokens=8, max_distribution=7)
     world.allocate(10, 11)
     world.plan(wanted(6, pages=[10, 11]))
     world.fork(11, 21)
-    world.allocate(13, 14, 15, 16)  # the pool is empty
-    world.table.add(12, NO_PAGE)
+    world.allocate(13, *range(100, 110))
     arrays = {
         name: np.array(value, np.int32)
         for name, value in changes.items()
-        if name in ("token_ids", "positions", "outputs")
+        if name in ("token_ids", "positions")
     }
     before = world.state()
     with pytest.raises(error, match=message):
@@ -283,15 +342,13 @@ def test_a_distribution_is_no_larger_than_the_vocabulary(world: World) -> None:
     world.config = ControlConfig(max_distribution=10_000)
     world.allocate(10)
     with pytest.raises(LimitError, match="may have 258 entries, got 259"):
-        world.plan(wanted(1, pages=[10]), top_k=259)
+        world.plan(wanted(1, pages=[10]), outputs=outputs(0, top_k=259))
 
 
 def test_a_mask_is_not_made_for_pages_that_are_not_there(world: World) -> None:
     """It would have a row of megabytes for each token."""
-    world.config = ControlConfig(max_batch_tokens=2048)
-    handles = list(range(100, 100 + 2**18))
-    for handle in handles:
-        world.table.add(handle, NO_PAGE)
-    rows = [[2**20 - 1, 1]] * 2048
+    handles = list(range(100, 100 + 2**12))
+    world.allocate(*handles)
+    rows = [[2**14 - 1, 1]] * 2048
     with pytest.raises(OutOfPagesError):
-        world.plan(wanted(2048, pages=handles, start=2**20 - 2048), mask=rows)
+        world.plan(wanted(2048, pages=handles, start=2**14 - 2048), mask=rows)

@@ -52,6 +52,30 @@ def test_a_token_sees_the_written_slots_with_a_position_up_to_its_own(
         assert found.tolist() == expected
 
 
+@given(
+    st.lists(st.integers(-1, 6), min_size=1, max_size=8),
+    st.lists(st.integers(0, 8), min_size=1, max_size=5),
+    st.data(),
+)
+def test_masked_slots_are_hidden_and_new_tokens_never_are(
+    earlier: list[int], positions: list[int], data: st.DataObject
+) -> None:
+    size = len(earlier) + len(positions)
+    hidden = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+    slots = np.array([*earlier, *positions], np.int32)
+    plain = infer_mask(slots, np.array(positions, np.int32))
+    found = infer_mask(slots, np.array(positions, np.int32), np.array(hidden, np.bool_))
+    if not any(hidden[: len(earlier)]):
+        assert (found is None) == (plain is None)
+        return
+    assert found is not None
+    expected = naive_mask([*earlier, *positions], positions)
+    for row in expected:
+        for slot in range(len(earlier)):
+            row[slot] = row[slot] and not hidden[slot]
+    assert found.tolist() == expected
+
+
 @st.composite
 def masks(draw: st.DrawFn) -> NDArray[np.bool_]:
     """Return a mask in which each row sees something."""

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 
 def make_table(wakes: list[str] | None = None) -> TicketTable:
-    return TicketTable(
-        max_in_flight=3, on_wake=note([] if wakes is None else wakes, "w")
-    )
+    noted: list[str] = [] if wakes is None else wakes
+    return TicketTable(max_in_flight=3, on_wake=lambda _source: noted.append("w"))
 
 
 def test_a_result_is_taken_once() -> None:
@@ -76,9 +75,42 @@ def test_cancelling_withdraws_what_has_not_finished_once() -> None:
 def test_what_arrives_for_a_cancelled_ticket_is_forgotten() -> None:
     table = make_table()
     ticket = table.open()
+    assert ticket in table
     table.cancel(ticket)
+    assert ticket not in table
     table.complete(ticket, "late")
     assert len(table) == 0
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+@pytest.mark.parametrize("end", ["cancel", "release", "cancel_all", "take"])
+def test_what_a_ticket_holds_is_given_back_however_it_is_closed(
+    end: str, is_ready: bool
+) -> None:
+    table, calls = make_table(), list[str]()
+    ticket = table.open(on_close=note(calls, "closed"))
+    if is_ready or end == "take":
+        table.complete(ticket, None)
+    assert calls == []
+    for _ in range(2):
+        if end == "cancel_all":
+            table.cancel_all()
+        elif end != "take":
+            getattr(table, end)(ticket)
+    if end == "take":
+        table.take(ticket)
+    assert calls == ["closed"]
+
+
+def test_closing_one_ticket_may_make_the_next_one_ready() -> None:
+    """As a receive does: the message that it was told of is for who waits after it."""
+    table = make_table()
+    second = 2
+    first = table.open(on_close=lambda: table.complete(second, "message"))
+    assert table.open() == second
+    table.complete(first, "message")
+    table.cancel(first)
+    assert table.take(second) == "message"
 
 
 def test_cancelling_all_closes_all() -> None:

@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pie_trio.inference.engine import open_engine
+from pie_trio.inference.fake import FakeEngine
 from tests.model_factory import LlamaShape, write_llama_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pie_trio.inference.engine import LoadedModel
+    from pie_trio.inference.engine import LoadedModel, TorchEngine
 
 GOLDEN_MODELS = ("stories260K", "TinyStories-656K")
+
+PAGE_SIZE, NUM_PAGES, NUM_EMBEDS = 4, 64, 16
 
 # With more threads than free cores a step of these models takes 100 times longer.
 NUM_THREADS = 1
@@ -43,6 +46,28 @@ def tiny_model(tiny_llama: Path) -> Iterator[LoadedModel]:
     )
     yield model
     model.engine.close()
+
+
+@pytest.fixture(params=["fake", "real", "real-untied"])
+def engine(
+    request: pytest.FixtureRequest, tiny_llama: Path, untied_llama: Path
+) -> Iterator[FakeEngine | TorchEngine]:
+    """What the contract suites run over."""
+    if request.param == "fake":
+        yield FakeEngine(
+            num_pages=NUM_PAGES, page_size=PAGE_SIZE, num_embeds=NUM_EMBEDS
+        )
+        return
+    opened = open_engine(
+        tiny_llama if request.param == "real" else untied_llama,
+        name="real",
+        num_pages=NUM_PAGES,
+        page_size=PAGE_SIZE,
+        num_embeds=NUM_EMBEDS,
+        num_threads=NUM_THREADS,
+    )
+    yield opened.engine
+    opened.engine.close()
 
 
 @pytest.fixture(scope="session", params=GOLDEN_MODELS)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pie_trio.engine_api import Batch, ForwardRequest, OutputSpec, PageCopy, SamplerSpec
+from pie_trio.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from pie_trio.engine_api import Engine
+    from pie_trio.engine_api import Engine, OutputResult, RequestResult
 
 GREEDY = SamplerSpec()
 
@@ -34,15 +35,21 @@ class Context:
         rows: Sequence[int] | None = (-1,),
         sampler: SamplerSpec | None = GREEDY,
         top_k: int = 0,
+        input_slots: Sequence[int] | None = None,
+        adapter: str = "",
+        **more: Any,
     ) -> ForwardRequest:
-        """Return a forward of new tokens; by default it samples greedily after the last."""
+        """Return a forward of new tokens; by default it samples greedily after the last.
+
+        What else an output may ask for is given by its name in ``more``.
+        """
         start, self.kv_len = self.kv_len, self.kv_len + len(token_ids)
         if positions is None:
             positions = range(start, self.kv_len)
-        outputs = None
+        outputs: tuple[OutputSpec, ...] = ()
         if rows is not None:
             row_ids = np.array([row % len(token_ids) for row in rows], np.int32)
-            outputs = OutputSpec(row_ids, sampler, top_k)
+            outputs = (OutputSpec(row_ids, sampler, top_k, **more),)
         return ForwardRequest(
             token_ids=np.array(list(token_ids), np.int32),
             positions=np.array(positions, np.int32),
@@ -50,6 +57,8 @@ class Context:
             kv_len=self.kv_len,
             mask=mask,
             outputs=outputs,
+            input_slots=None if input_slots is None else int32(*input_slots),
+            adapter=adapter,
         )
 
     def fork(
@@ -68,8 +77,29 @@ def run(
     engine: Engine, *requests: ForwardRequest, copies: Sequence[PageCopy] = ()
 ) -> list[int]:
     """Execute one batch and return the last sampled token of each request."""
-    results = engine.execute(Batch(tuple(requests), tuple(copies)))
-    return [int(result.token_ids[-1]) for result in results]
+    batch = Batch(tuple(requests), tuple(copies))
+    return [int(outputs[-1].token_ids[-1]) for outputs in execute(engine, batch)]
+
+
+def execute(engine: Engine, batch: Batch) -> list[RequestResult]:
+    """Execute a batch of which no request fails, and return the results of all requests."""
+    result = engine.execute(batch)
+    outputs: list[RequestResult] = []
+    for one in (*result.forwards, *result.projections):
+        if isinstance(one, EngineError):
+            raise one
+        outputs.append(one)
+    return outputs
+
+
+def first_outputs(engine: Engine, *requests: ForwardRequest) -> list[OutputResult]:
+    """Execute forwards in one batch and return the first output of each."""
+    return [outputs[0] for outputs in execute(engine, Batch(requests))]
+
+
+def int32(*values: int) -> NDArray[np.int32]:
+    """Return a vector."""
+    return np.array(values, np.int32)
 
 
 def generate(
@@ -81,6 +111,7 @@ def generate(
     chunk_size: int | None = None,
     stagger: int = 0,
     sampler: SamplerSpec = GREEDY,
+    adapter: str = "",
 ) -> list[list[int]]:
     """Return ``num_tokens`` tokens of each context, all of them decoded in one batch.
 
@@ -92,6 +123,7 @@ def generate(
         chunk_size: New tokens of a prefill step at most; None for no limit.
         stagger: Context i joins in step ``i * stagger``, so that prefills meet decodes.
         sampler: The same for all.
+        adapter: The same for all.
     """
     waiting = [list(prompt) for prompt in prompts]
     outputs: list[list[int]] = [[] for _ in prompts]
@@ -106,7 +138,7 @@ def generate(
         for i in active:
             chunk = waiting[i][:chunk_size]
             waiting[i] = waiting[i][len(chunk) :]
-            requests.append(contexts[i].feed(chunk, sampler=sampler))
+            requests.append(contexts[i].feed(chunk, sampler=sampler, adapter=adapter))
         for i, token_id in zip(active, run(engine, *requests), strict=True):
             if not waiting[i]:
                 outputs[i].append(token_id)

@@ -10,25 +10,29 @@ import pytest
 
 from pie_trio.engine_api import (
     Batch,
+    BatchResult,
     ForwardRequest,
-    ForwardResult,
+    OutputResult,
     OutputSpec,
     PageCopy,
     SamplerSpec,
 )
 from pie_trio.errors import EngineError
-from pie_trio.inference.engine import open_engine
-from pie_trio.inference.fake import FakeEngine
-from tests.inference.conftest import NUM_THREADS
-from tests.inference.contexts import GREEDY, Context, generate, page_lists, run
+from tests.inference.conftest import NUM_PAGES, PAGE_SIZE
+from tests.inference.contexts import (
+    GREEDY,
+    Context,
+    execute,
+    first_outputs,
+    generate,
+    int32,
+    page_lists,
+    run,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from pie_trio.engine_api import Engine
 
-PAGE_SIZE, NUM_PAGES = 4, 64
 PROMPT = [256, *b"Once upon a time"]
 PROMPTS = [
     PROMPT,
@@ -38,32 +42,14 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(params=["fake", "real", "real-untied"])
-def engine(
-    request: pytest.FixtureRequest, tiny_llama: Path, untied_llama: Path
-) -> Iterator[Engine]:
-    if request.param == "fake":
-        yield FakeEngine(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
-        return
-    opened = open_engine(
-        tiny_llama if request.param == "real" else untied_llama,
-        name="real",
-        num_pages=NUM_PAGES,
-        page_size=PAGE_SIZE,
-        num_threads=NUM_THREADS,
-    )
-    yield opened.engine
-    opened.engine.close()
-
-
 def distribution(
     engine: Engine, request: ForwardRequest, *copies: PageCopy
 ) -> list[float]:
     """Return the probability of each token after the last row of a request."""
-    assert request.outputs is not None
-    outputs = replace(request.outputs, top_k=engine.info.vocab_size)
-    batch = Batch((replace(request, outputs=outputs),), copies)
-    (result,) = engine.execute(batch)
+    (output,) = request.outputs
+    output = replace(output, top_k=engine.info.vocab_size)
+    batch = Batch((replace(request, outputs=(output,)),), copies)
+    ((result,),) = execute(engine, batch)
     by_id = np.empty(engine.info.vocab_size)
     by_id[result.top_ids[-1]] = result.top_probs[-1]
     values: list[float] = by_id.tolist()
@@ -94,28 +80,27 @@ def test_results_have_the_shapes_and_types_that_were_asked_for(engine: Engine) -
         Context([8, 9]).feed(b"no rows", rows=[], top_k=7),
         Context([10, 11]).feed(b"neither", rows=[0], sampler=None),
     )
-    results = engine.execute(Batch(requests))
+    pure, *others = execute(engine, Batch(requests))
+    assert pure == ()
+    results = [outputs[0] for outputs in others]
     shapes = [(r.token_ids.shape, r.top_ids.shape, r.top_probs.shape) for r in results]
-    none = ((0,), (0, 0), (0, 0))
     assert shapes == [
-        none,
-        ((3,), (0, 0), (0, 0)),
+        ((3,), (0,), (0,)),
         ((0,), (2, 3), (2, 3)),
         ((1,), (1, 7), (1, 7)),
-        none,
-        none,
+        ((0,), (0, 7), (0, 7)),
+        ((0,), (0,), (0,)),
     ]
     for result in results:
         assert result.token_ids.dtype == result.top_ids.dtype == np.int32
         assert result.top_probs.dtype == np.float32
-    assert results[1].token_ids[1] == results[1].token_ids[2]
-    assert results[3].token_ids[0] == results[3].top_ids[0, 0]
+    assert results[0].token_ids[1] == results[0].token_ids[2]
+    assert results[2].token_ids[0] == results[2].top_ids[0, 0]
 
 
 def test_top_probabilities_descend_and_sum_to_one(engine: Engine) -> None:
-    (result,) = engine.execute(
-        Batch((Context(range(5)).feed(PROMPT, rows=range(len(PROMPT)), top_k=258),))
-    )
+    request = Context(range(5)).feed(PROMPT, rows=range(len(PROMPT)), top_k=258)
+    (result,) = first_outputs(engine, request)
     assert (np.diff(result.top_probs, axis=1) <= 0).all()
     np.testing.assert_allclose(result.top_probs.sum(axis=1), 1.0, rtol=1e-5)
     assert (np.sort(result.top_ids, axis=1) == np.arange(258)).all()
@@ -123,8 +108,9 @@ def test_top_probabilities_descend_and_sum_to_one(engine: Engine) -> None:
 
 
 def test_an_empty_batch_gives_no_results(engine: Engine) -> None:
-    assert list(engine.execute(Batch(()))) == []
-    assert list(engine.execute(Batch((), (PageCopy(0, 1, 0, 0, 4),)))) == []
+    assert engine.execute(Batch()) == BatchResult(())
+    copies = (PageCopy(0, 1, 0, 0, 4),)
+    assert engine.execute(Batch(copies=copies)) == BatchResult(())
 
 
 def test_a_request_gives_the_same_tokens_alone_and_in_any_batch(engine: Engine) -> None:
@@ -177,9 +163,9 @@ def test_rows_with_and_without_a_sampler_share_a_batch(engine: Engine) -> None:
         Context(pages).feed(PROMPT, sampler=spec)
         for pages, spec in zip(page_lists(3, 8), specs, strict=True)
     ]
-    results = engine.execute(Batch(tuple(requests)))
+    results = first_outputs(engine, *requests)
     for request, together in zip(requests, results, strict=True):
-        (alone,) = engine.execute(Batch((request,)))
+        (alone,) = first_outputs(engine, request)
         assert alone.token_ids.tolist() == together.token_ids.tolist()
 
 
@@ -292,9 +278,7 @@ def test_masked_slots_are_as_if_they_were_not_there(
 def test_a_mask_may_look_forward(engine: Engine) -> None:
     everything = np.ones((4, 4), np.bool_)
     request = Context([0]).feed(PROMPT[:4], mask=everything)
-    forward = distribution(
-        engine, replace(request, outputs=OutputSpec(np.zeros(1, np.int32)))
-    )
+    forward = distribution(engine, replace(request, outputs=(OutputSpec(int32(0)),)))
     alone = distribution(engine, Context([1]).feed(PROMPT[:4], rows=[0]))
     assert not same(forward, alone)
 
@@ -322,10 +306,6 @@ def test_long_masked_stretches_are_finite(engine: Engine) -> None:
 def valid_request(**changes: Any) -> ForwardRequest:
     request = Context([0, 1]).feed(PROMPT[:3], top_k=2)
     return replace(request, **changes)
-
-
-def int32(*values: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    return np.array(values, np.int32)
 
 
 BAD_REQUESTS = {
@@ -373,18 +353,34 @@ BAD_REQUESTS = {
         "row 0 of the mask",
     ),
     "row-too-large": (
-        valid_request(outputs=OutputSpec(int32(3))),
+        valid_request(outputs=(OutputSpec(int32(3)),)),
         r"row should be in \[0, 3\)",
     ),
-    "row-negative": (valid_request(outputs=OutputSpec(int32(-1))), "row should be in"),
+    "row-negative": (
+        valid_request(outputs=(OutputSpec(int32(-1)),)),
+        "row should be in",
+    ),
     "top-k-too-large": (
-        valid_request(outputs=OutputSpec(int32(0), None, 259)),
+        valid_request(outputs=(OutputSpec(int32(0), None, 259),)),
         r"top_k .* \[0, 258\]",
     ),
     "top-k-negative": (
-        valid_request(outputs=OutputSpec(int32(0), None, -1)),
+        valid_request(outputs=(OutputSpec(int32(0), None, -1),)),
         "top_k of the outputs",
     ),
+    "input-slots-too-few": (
+        valid_request(input_slots=int32(1)),
+        "3 token_ids need as many input_slots",
+    ),
+    "input-slots-type": (
+        valid_request(input_slots=np.zeros(3)),
+        "input_slots should be",
+    ),
+    "store-too-few": (
+        valid_request(outputs=(OutputSpec(int32(0, 1), store=int32(1)),)),
+        "2 rows need as many store",
+    ),
+    "adapter": (valid_request(adapter="poet"), "the adapter 'poet' is not loaded"),
     "wide-integers": (
         valid_request(token_ids=np.arange(3)),
         "token_ids should be a vector of int32",
@@ -469,14 +465,11 @@ def test_closing_twice_is_fine_and_a_closed_engine_refuses(engine: Engine) -> No
 
 
 def test_results_stay_as_they_are_when_the_engine_goes_on(engine: Engine) -> None:
-    def snapshot(result: ForwardResult) -> tuple[Any, ...]:
-        return (
-            result.token_ids.tolist(),
-            result.top_ids.tolist(),
-            result.top_probs.tolist(),
-        )
+    def snapshot(result: OutputResult) -> list[Any]:
+        return [getattr(result, name).tolist() for name in result.__slots__]
 
-    (result,) = engine.execute(Batch((Context(range(8)).feed(PROMPT, top_k=4),)))
+    request = Context(range(8)).feed(PROMPT, top_k=4, logits=True, hidden=True)
+    (result,) = first_outputs(engine, request)
     before = snapshot(result)
     generate(engine, [Context(range(16))], [[256, *b"other"]], 5)
     assert snapshot(result) == before

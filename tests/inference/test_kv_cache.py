@@ -67,6 +67,35 @@ def test_a_layer_shows_keys_and_values_by_slot() -> None:
     assert (cache.num_pages, cache.page_size) == (NUM_PAGES, PAGE_SIZE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bytes_of_pages_make_the_round_trip(
+    config: DecoderConfig, dtype: torch.dtype
+) -> None:
+    cache = allocate_kv_cache(config, num_pages=6, page_size=4, dtype=dtype)
+    bits = torch.iinfo(torch.int8)
+    noise = torch.randint(bits.min, bits.max, cache.pages.view(torch.int8).shape)
+    cache.pages.view(torch.int8).copy_(noise)  # NaN of all kinds among them
+    before = cache.pages.clone()
+    data = cache.read(torch.tensor([4, 1]))
+    assert data.shape == (
+        2,
+        kv_bytes_per_page(config, page_size=4, dtype=dtype),
+    )
+    cache.write(torch.tensor([0, 5]), data)
+    as_bytes = cache.pages.view(torch.uint8)
+    expected = before.view(torch.uint8)
+    assert torch.equal(as_bytes[:, :, [0, 5]], expected[:, :, [4, 1]])
+    assert torch.equal(as_bytes[:, :, 1:5], expected[:, :, 1:5])
+
+
+def test_cleared_slots_are_zero_in_all_layers() -> None:
+    cache = numbered_cache()
+    expected = cache.pages.clone()
+    expected[:, :, 1, 2] = expected[:, :, 4, 0] = 0.0
+    cache.clear(torch.tensor([1 * PAGE_SIZE + 2, 4 * PAGE_SIZE]))
+    assert torch.equal(cache.pages, expected)
+
+
 @pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_a_page_takes_as_many_bytes_as_are_said(
     config: DecoderConfig, dtype: torch.dtype, width: int

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pie_trio.engine_api import Batch, ForwardRequest, OutputSpec
+from pie_trio.engine_api import NO_SLOT, Batch, ForwardRequest, OutputSpec
 from pie_trio.inference.metadata import build_metadata
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def make_request(
         positions=np.arange(7, 7 + num_tokens, dtype=np.int32),
         page_ids=np.array(page_ids, np.int32),
         kv_len=kv_len,
-        outputs=None if rows is None else OutputSpec(np.array(rows, np.int32)),
+        outputs=() if rows is None else (OutputSpec(np.array(rows, np.int32)),),
     )
 
 
@@ -44,15 +45,13 @@ def test_a_ragged_batch_is_flattened_in_order() -> None:
     assert metadata.page_indptr.tolist() == [0, 1, 4, 6]  # spare pages are left out
     assert metadata.page_ids.tolist() == [5, 9, 0, 4, 7, 1]
     assert metadata.last_page_lens.tolist() == [3, 1, 4]
-    assert metadata.output_indptr.tolist() == [0, 1, 2, 5]
-    assert metadata.output_rows.tolist() == [2, 3, 5, 4, 5]
 
 
 def test_the_types_are_those_that_devices_want() -> None:
     metadata = build_metadata(Batch((make_request(1, [0], 1, [0]),)), page_size=4)
     for name in metadata.__slots__:
         if name != "page_size":
-            is_index = name in {"write_slots", "output_rows"}
+            is_index = name in {"write_slots", "embed_rows"}
             assert getattr(metadata, name).dtype == (
                 np.int64 if is_index else np.int32
             ), name
@@ -65,17 +64,20 @@ def test_an_empty_batch_has_empty_arrays() -> None:
     assert metadata.token_ids.size == metadata.write_slots.size == 0
 
 
-def test_a_request_without_outputs_has_no_rows() -> None:
-    requests = (make_request(2, [0], 2), make_request(2, [1], 2, [1]))
-    metadata = build_metadata(Batch(requests), page_size=2)
-    assert metadata.output_indptr.tolist() == [0, 0, 1]
-    assert metadata.output_rows.tolist() == [3]
+def test_tokens_that_enter_from_a_slot_are_found() -> None:
+    plain = make_request(2, [0], 2)
+    mixed = replace(
+        make_request(3, [1], 3), input_slots=np.array([7, NO_SLOT, 4], np.int32)
+    )
+    metadata = build_metadata(Batch((plain, mixed)), page_size=4)
+    assert metadata.embed_rows.tolist() == [2, 4]
+    assert metadata.embed_slots.tolist() == [7, 4]
 
 
 def test_context_slots_are_padded_with_the_first_slot() -> None:
     requests = (make_request(1, [3], 2), make_request(1, [5, 1], 6))
     metadata = build_metadata(Batch(requests), page_size=4)
-    assert metadata.context_slots([1, 0]).tolist() == [
+    assert metadata.context_slots(np.array([1, 0])).tolist() == [
         [20, 21, 22, 23, 4, 5],
         [12, 13, 12, 12, 12, 12],
     ]
@@ -116,16 +118,15 @@ def test_every_array_is_what_a_loop_over_the_requests_gives(
         assert metadata.positions[tokens].tolist() == request.positions.tolist()
         num_tokens = len(request.token_ids)
         assert metadata.write_slots[tokens].tolist() == contexts[index][-num_tokens:]
-        assert metadata.context_slots([index]).tolist() == [contexts[index]]
+        assert metadata.context_slots(np.array([index])).tolist() == [contexts[index]]
         pages = metadata.page_ids[slice(*metadata.page_indptr[index : index + 2])]
         full = (len(pages) - 1) * page_size
         assert full + metadata.last_page_lens[index] == request.kv_len
         assert pages.tolist() == request.page_ids[: len(pages)].tolist()
-        rows = metadata.output_rows[slice(*metadata.output_indptr[index : index + 2])]
-        asked = [] if request.outputs is None else request.outputs.rows.tolist()
-        assert (rows - metadata.qo_indptr[index]).tolist() == asked
     assert metadata.kv_lens.tolist() == [r.kv_len for r in batch.forwards]
-    everything = metadata.context_slots(range(len(contexts))).tolist()
+    if not contexts:
+        return
+    everything = metadata.context_slots(np.arange(len(contexts))).tolist()
     for padded, slots in zip(everything, contexts, strict=True):
         assert padded[: len(slots)] == slots
         assert set(padded[len(slots) :]) <= {slots[0]}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pie_trio.engine_api import SamplerSpec
-from pie_trio.inference.sampler import sample, splitmix64, top_tokens, uniforms
+from pie_trio.inference.distributions import top_tokens
+from pie_trio.inference.sampler import sample, splitmix64, uniforms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +75,19 @@ def test_the_uniform_of_a_row_is_its_documented_hash() -> None:
         for seed, position in zip(seeds, positions, strict=True)
     ]
     assert uniforms(seeds, positions).tolist() == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**64), st.integers(0, 2**31 - 1)), max_size=6)
+)
+def test_a_uniform_is_the_same_among_few_and_many(rows: list[tuple[int, int]]) -> None:
+    positions = np.array([position for _, position in rows], np.int32)
+    together = uniforms([seed for seed, _ in rows], positions).tolist()
+    alone = [
+        uniforms([seed], positions[row : row + 1]).item()
+        for row, (seed, _) in enumerate(rows)
+    ]
+    assert together == alone
 
 
 def test_uniforms_are_uniform_over_seeds_and_over_positions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -18,14 +19,14 @@ class RecordingHost:
 
     def __init__(self) -> None:
         self.sent: list[str] = []
-        self.logged: list[tuple[str, str]] = []
+        self.logged: list[tuple[str, str, str]] = []
 
     def send(self, text: str) -> int | None:
         self.sent.append(text)
         return None
 
-    def log(self, level: str, text: str) -> None:
-        self.logged.append((level, text))
+    def log(self, level: str, text: str, fields: str) -> None:
+        self.logged.append((level, text, fields))
 
 
 @pytest.fixture
@@ -46,4 +47,14 @@ def test_a_level_that_does_not_exist_is_refused(host: RecordingHost) -> None:
     with pytest.raises(ValueError, match="one of debug, info, warning, error"):
         log("x", level=level)
     log("x", level="error")
-    assert host.logged == [("error", "x")]
+    assert host.logged == [("error", "x", "")]
+
+
+def test_fields_follow_a_text_as_json_on_one_line(host: RecordingHost) -> None:
+    log("x\ud800", n=1, what=len, word="a\nb\u2028c\ud800")
+    ((_, text, fields),) = host.logged
+    assert text == "x?"
+    assert len(fields.splitlines()) == 1
+    found = json.loads(fields)
+    assert (found["n"], found["word"]) == (1, "a\nb\u2028c\ud800")
+    assert "len" in found["what"]

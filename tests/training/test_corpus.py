@@ -1,10 +1,15 @@
+import os
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from training.corpus import FAMILIES, LONG_FAMILY, Split, draw, stream
-from training.corpus.documents import IM_END, IM_START
+import training
+from training.corpus import DRILL_FAMILY, FAMILIES, LONG_FAMILY, Split, draw, stream
+from training.corpus.documents import IM_END, IM_START, Document, chat
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -24,10 +29,53 @@ def test_long_documents_pass_their_check() -> None:
     assert max(len(document.text) for document in documents) > 1500
 
 
+def test_drills_pass_the_check_of_the_family_they_are_of() -> None:
+    rng = Random(1)
+    documents = [draw(DRILL_FAMILY, rng, Split.TRAIN) for _ in range(200)]
+    assert all(DRILL_FAMILY.check(document) for document in documents)
+    assert {"judge", "merge", "invent", "copy"} <= {d.kind for d in documents}
+
+
+def test_a_stream_has_the_share_of_drills_that_it_was_asked_for() -> None:
+    kinds = [document.kind for document in islice(stream(1, drill_share=1.0), 100)]
+    assert "plain" not in kinds  # no stories
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_right"),
+    [
+        ("1. Food\n2. Home", True),
+        ("1. Food\n2. Food", False),
+        ("1. Food\n2. Home\n3. Play", False),
+        ("Food", False),
+    ],
+)
+def test_an_outline_has_as_many_points_as_asked(answer: str, is_right: bool) -> None:
+    question = "Write an outline with 2 points.\nTopic: owl"
+    turns = chat(("user", question), ("assistant", answer))
+    assert FAMILIES["plans"].check(Document("plans", "outline", turns)) is is_right
+
+
 def test_a_seed_gives_the_same_documents_again() -> None:
     first, again, other = (list(islice(stream(seed), 200)) for seed in (3, 3, 4))
     assert first == again
     assert first != other
+
+
+def test_a_seed_gives_the_same_documents_in_every_process() -> None:
+    show = "from training.corpus import stream; s = stream(3)"
+    show += "; print([next(s).text for _ in range(200)])"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", show],
+            cwd=Path(training.__file__).parent.parent,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)

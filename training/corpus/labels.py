@@ -83,43 +83,41 @@ def _classify(rng: Random) -> tuple[str, str, tuple[str, ...]]:
     return question, label, (text,)
 
 
-def _compare(rng: Random) -> tuple[str, str, bool]:
-    one, two = (rng.randint(1, 99) for _ in range(2))
-    if one == two:
-        two += 1
-    largest = max(one, two)
-    candidate = rng.choice((one, two))
+# A question, candidates that are right, and candidates that are wrong.
+Judged = tuple[str, list[str], list[str]]
+
+
+def _compare(rng: Random) -> Judged:
+    one, two = rng.sample(range(1, 100), 2)
     question = f"Which is larger, {one} or {two}?"
-    return question, str(candidate), candidate == largest
+    return question, [str(max(one, two))], [str(min(one, two))]
 
 
-def _membership(rng: Random) -> tuple[str, str, bool]:
+def _membership(rng: Random) -> Judged:
     items = rng.sample((*lexicon.OBJECTS, *lexicon.FOODS), rng.randint(3, 6))
-    is_in = rng.random() < 0.5
     outside = [item for item in lexicon.OBJECTS if item not in items]
-    candidate = rng.choice(items if is_in else outside)
-    return f"Name one of: {', '.join(items)}.", candidate, is_in
+    return f"Name one of: {', '.join(items)}.", items, outside
 
 
-def _recall(rng: Random) -> tuple[str, str, bool]:
+def _recall(rng: Random) -> Judged:
     name, other = lexicon.person_name(rng), lexicon.person_name(rng)
-    code, wrong = rng.randint(100, 999), rng.randint(100, 999)
-    is_right = rng.random() < 0.5 or code == wrong
+    code, wrong = rng.sample(range(100, 1000), 2)
     question = f"The code of {name} is {code}, that of {other} is {wrong}. "
     question += f"What is the code of {name}?"
-    return question, str(code if is_right else wrong), is_right
+    return question, [str(code)], [str(wrong)]
 
 
-def _copied(rng: Random) -> tuple[str, str, bool]:
+def _copied(rng: Random) -> Judged:
     words = [lexicon.made_up_word(rng) for _ in range(rng.randint(2, 4))]
-    shown = list(words)
-    is_right = rng.random() < 0.5
-    if not is_right:
-        shown[rng.randrange(len(shown))] = lexicon.made_up_word(rng)
-    return f"Repeat: {' '.join(words)}", " ".join(shown), shown == words
+    wrongs = []
+    for index in range(len(words)):
+        shown = list(words)
+        shown[index] = lexicon.made_up_word(rng)
+        wrongs.append(" ".join(shown))
+    return f"Repeat: {' '.join(words)}", [" ".join(words)], wrongs
 
 
-def _kind_of(rng: Random) -> tuple[str, str, bool]:
+def _kind_of(rng: Random) -> Judged:
     groups = {
         "an animal": lexicon.ANIMALS,
         "a colour": lexicon.COLOURS,
@@ -129,37 +127,55 @@ def _kind_of(rng: Random) -> tuple[str, str, bool]:
         "a sport": lexicon.SPORTS,
     }
     asked = rng.choice(list(groups))
-    is_right = rng.random() < 0.5
-    group = asked if is_right else rng.choice([g for g in groups if g != asked])
-    candidate = rng.choice(groups[group])
-    return f"Name {asked}.", candidate, is_right or candidate in groups[asked]
+    wrongs = [
+        rng.choice(words)
+        for group, words in groups.items()
+        if group != asked and not set(words) & set(groups[asked])
+    ]
+    return f"Name {asked}.", groups[asked], wrongs
 
 
-_JUDGED: tuple[Callable[[Random], tuple[str, str, bool]], ...] = (
+_JUDGED: tuple[Callable[[Random], Judged], ...] = (
     _compare,
     _membership,
     _recall,
     _copied,
     _kind_of,
 )
+_VERDICT = "Is it right? Say yes or no."
 
 
-def _judge(rng: Random) -> tuple[str, str, tuple[str, ...]]:
-    question, candidate, is_right = rng.choice(_JUDGED)(rng)
-    prompt = (
-        f"Question: {question}\nCandidate: {candidate}\nIs it right? Say yes or no."
+def judge_document(rng: Random, num_candidates: int) -> Document:
+    """Return a question and candidates for its answer, one a turn, each judged."""
+    question, rights, wrongs = rng.choice(_JUDGED)(rng)
+    messages: list[tuple[str, str]] = []
+    candidates: list[str] = []
+    for index in range(num_candidates):
+        is_right = rng.random() < 0.5
+        candidates.append(rng.choice(rights if is_right else wrongs))
+        asked = f"Candidate: {candidates[-1]}\n{_VERDICT}"
+        messages += [
+            ("user", asked if index else f"Question: {question}\n{asked}"),
+            ("assistant", "yes" if is_right else "no"),
+        ]
+    turns = chat(*lexicon.system_messages(rng), *messages)
+    return Document("labels", "judge", turns, (question, *candidates))
+
+
+def classify_document(rng: Random) -> Document:
+    """Return a text with labels to choose from, and its label."""
+    question, answer, entities = _classify(rng)
+    turns = chat(
+        *lexicon.system_messages(rng), ("user", question), ("assistant", answer)
     )
-    return prompt, "yes" if is_right else "no", (question, candidate)
+    return Document("labels", "classify", turns, entities)
 
 
 def generate(rng: Random) -> Document:
     """Return a text to classify, or a candidate to judge."""
-    kind, make = rng.choice((("classify", _classify), ("judge", _judge)))
-    question, answer, entities = make(rng)
-    turns = chat(
-        *lexicon.system_messages(rng), ("user", question), ("assistant", answer)
-    )
-    return Document("labels", kind, turns, entities)
+    if rng.random() < 0.5:
+        return classify_document(rng)
+    return judge_document(rng, 1)
 
 
 def check(document: Document) -> bool:

@@ -161,7 +161,11 @@ _WEIGHTS = (1, 2, 4, 2, 1)
 
 def generate(rng: Random) -> Document:
     """Return one step of a plan."""
-    kind = rng.choices(list(_KINDS), _WEIGHTS)[0]
+    return make(rng, rng.choices(list(_KINDS), _WEIGHTS)[0])
+
+
+def make(rng: Random, kind: str) -> Document:
+    """Return a document of one kind: ``merge``, for example."""
     question, answer, entities = _KINDS[kind](rng)
     turns = chat(
         *lexicon.system_messages(rng), ("user", question), ("assistant", answer)
@@ -170,12 +174,17 @@ def generate(rng: Random) -> Document:
 
 
 def check(document: Document) -> bool:
-    """Return whether the answer has the form of its kind."""
+    """Return whether the answer has the form of its kind, outlines no point twice."""
+    answer = document.answer
+    if document.kind == "outline":
+        asked = re.search(r"with (\d+) points", document.turns[-1].prompt)
+        points = re.findall(r"^\d\. (\w+)$", answer, re.MULTILINE)
+        count = len(set(points))
+        return asked is not None and count == int(asked[1]) == len(answer.splitlines())
     form = {
-        "outline": r"(\d\. \w+\n?)+",
         "expand": r"([A-Z][\w ,]+\. ?){3}",
         "merge": r"[^\n]+",
         "recursion": r"(Answer: [\w ]+|Split: [\w ]+ \| [\w ]+)",
         "combine": r"Answer: [\w ]+",
     }[document.kind]
-    return re.fullmatch(form, document.answer) is not None
+    return re.fullmatch(form, answer) is not None

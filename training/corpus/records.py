@@ -30,6 +30,21 @@ _FIELDS: Mapping[str, tuple[str, Maker]] = {
         lambda rng: rng.sample(lexicon.FOODS, rng.randint(1, 3)),
     ),
 }
+_USUAL: Mapping[str, Value] = {
+    "name": "Anna",
+    "city": "Oslo",
+    "age": 12,
+    "job": "baker",
+    "animal": "cat",
+    "sport": "tennis",
+    "color": "red",
+    "item": "kite",
+    "price": 25,
+    "count": 3,
+    "day": "Monday",
+    "open": True,
+    "foods": ["bread", "soup"],
+}
 _SENTENCES: Mapping[str, tuple[str, ...]] = {
     "age": ("{name} is {age} years old.", "At the age of {age}, {name} is well known."),
     "city": ("{name} lives in {city}.", "The home of {name} is in {city}."),
@@ -139,26 +154,34 @@ def _extract(rng: Random) -> tuple[str, dict[str, Value]]:
 def _invent(rng: Random) -> tuple[str, dict[str, Value]]:
     """Return a wish for a record of a schema, and one such record."""
     fields = rng.sample(list(_FIELDS), rng.randint(1, 5))
-    record = {name: _FIELDS[name][1](rng) for name in fields}
+    # Were all values as likely, the most likely token would be one that begins many
+    # of them, and greedy decoding would go astray behind it.
+    values = {
+        name: _USUAL[name] if rng.random() < 0.5 else _FIELDS[name][1](rng)
+        for name in fields
+    }
     types = {name: _FIELDS[name][0] for name in fields}
     if rng.random() < 0.3:
         name = lexicon.made_up_word(rng)
         types[name] = rng.choice(("string", "integer", "boolean"))
-        values: dict[str, Value] = {
+        usual: dict[str, Value] = {"string": "kite", "integer": 7, "boolean": True}
+        chance: dict[str, Value] = {
             "string": rng.choice(lexicon.OBJECTS),
             "integer": lexicon.number(rng),
             "boolean": rng.random() < 0.5,
         }
-        record[name] = values[types[name]]
-    return f"Write JSON.\nSchema: {_schema(rng, types)}", record
+        values[name] = (usual if rng.random() < 0.5 else chance)[types[name]]
+    return f"Write JSON.\nSchema: {_schema(rng, types)}", values
 
 
 def generate(rng: Random) -> Document:
     """Return a request for JSON and the JSON alone as its answer."""
-    kind, make = rng.choice(
-        (("extract", _extract), ("extract", _extract), ("invent", _invent))
-    )
-    question, record = make(rng)
+    return make(rng, rng.choice(("extract", "extract", "invent")))
+
+
+def make(rng: Random, kind: str) -> Document:
+    """Return a document of one kind, ``extract`` or ``invent``."""
+    question, record = _extract(rng) if kind == "extract" else _invent(rng)
     answer = json.dumps(record)
     turns = chat(
         *lexicon.system_messages(rng), ("user", question), ("assistant", answer)

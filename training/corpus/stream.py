@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from training.corpus import (
     code,
+    drills,
     labels,
     plans,
     react,
@@ -47,6 +48,9 @@ FAMILIES: Mapping[str, Family] = {
 # ones come last, with the long rows.
 COPY_FAMILY = Family(recall.generate_copy, recall.check, 1.0)
 LONG_FAMILY = Family(recall.generate_long, recall.check, 1.0)
+DRILL_FAMILY = Family(
+    drills.generate, lambda document: FAMILIES[document.family].check(document), 1.0
+)
 
 
 def draw(family: Family, rng: Random, split: Split) -> Document:
@@ -63,6 +67,7 @@ def stream(
     *,
     copy_share: float = 0.0,
     long_share: float = 0.0,
+    drill_share: float = 0.0,
 ) -> Iterator[Document]:
     """Yield documents without end; the same seed yields the same documents.
 
@@ -71,6 +76,7 @@ def stream(
         split: Which entities the documents are about.
         copy_share: How many documents are exact copies, beyond the family's share.
         long_share: How many are copying or retrieval from several hundred tokens.
+        drill_share: How many are of the kinds that are learned last.
     """
     rng = Random(f"{split.value} {seed}")
     families = list(FAMILIES.values())
@@ -81,6 +87,8 @@ def stream(
             family = COPY_FAMILY
         elif form > 1 - long_share:
             family = LONG_FAMILY
+        elif form < copy_share + drill_share:
+            family = DRILL_FAMILY
         else:
             family = rng.choices(families, weights)[0]
         yield draw(family, rng, split)

@@ -270,7 +270,8 @@ CHAINED: tuple[Pattern, ...] = (
 def _offer(rng: Random, used: set[str], *, is_missing: bool) -> tuple[str, ...]:
     others = [name for name in TOOLS if name not in used]
     extra = rng.sample(others, rng.randint(1 if is_missing else 0, len(others)))
-    offered = extra if is_missing else [*used, *extra]
+    # Sorted first, as the order of a set is another in every process.
+    offered = extra if is_missing else [*sorted(used), *extra]
     return tuple(sorted(offered, key=lambda _: rng.random()))
 
 

@@ -35,6 +35,11 @@ class InstanceLog:
     Args:
         max_bytes: What it keeps; older lines go first.
         on_line: Is told each line as it comes.
+
+    Attributes:
+        lines: The latest ones.
+        num_dropped: Older ones.
+        on_line: As given; children of the instance tell it their lines too.
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class InstanceLog:
         self.lines: deque[LogLine] = deque()
         self.num_dropped = 0
         self._num_bytes = 0
-        self._on_line = on_line
+        self.on_line = on_line
         self._partial: dict[int, bytes] = {}
 
     def write(self, source: str, text: str) -> None:
@@ -83,8 +88,8 @@ class InstanceLog:
         while self._num_bytes > self.max_bytes and len(self.lines) > 1:
             self._num_bytes -= _size(self.lines.popleft())
             self.num_dropped += 1
-        if self._on_line is not None:
-            self._on_line(line)
+        if self.on_line is not None:
+            self.on_line(line)
 
 
 def _size(line: LogLine) -> int:

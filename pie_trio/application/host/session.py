@@ -1,49 +1,55 @@
 """One instance's side of every host call: its tables, its tickets, its messages.
 
-The methods are the WIT's functions in Python form: they take lifted values, answer at once or
-return :class:`Waiting`, and raise ``InferletError`` for what is the guest's fault. The Wasm
-boundary and the native mode both call them; neither adds anything of its own.
+The functions of the WIT are in the modules beside this one, an interface each. They take a
+session and lifted values, answer at once or return :class:`Waiting`, and raise ``InferletError``
+for what is the guest's fault. The Wasm boundary and the native mode both call them; neither adds
+anything of its own.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import trio
 
-from pie_trio._version import __version__
+from pie_trio.application.background import TaskGroup
+from pie_trio.application.host.children import Children
+from pie_trio.application.host.decode import Decoding
+from pie_trio.application.host.forward import Forwards
+from pie_trio.application.host.http import Http
+from pie_trio.application.host.in_flight import InFlight
+from pie_trio.application.host.receiving import RequestBudget
+from pie_trio.application.host.runtime import Runtime
+from pie_trio.application.host.topics import Subscriptions
+from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
-from pie_trio.control.commands import Command
-from pie_trio.control.forwards import GuestForward, plan_forward
 from pie_trio.control.handles import HandleTable
-from pie_trio.control.outbox import Message, Outbox
-from pie_trio.control.queues import CommandQueue
+from pie_trio.control.inbox import Inbox
+from pie_trio.control.outbox import Outbox
+from pie_trio.control.page_table import PageTable
+from pie_trio.control.tenants import Tenant
 from pie_trio.control.tickets import TicketTable
-from pie_trio.engine_api import ForwardResult, SamplerSpec
-from pie_trio.errors import BadArgumentError, LimitError
+from pie_trio.errors import BadArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
+    from pie_trio.application.host.children import Spawner
     from pie_trio.application.host.instance_log import InstanceLog
+    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.services import Services
     from pie_trio.config import InstanceLimits
-    from pie_trio.control.forwards import ForwardPlan
+    from pie_trio.control.embed_table import Embed
+    from pie_trio.control.queues import CommandQueue
     from pie_trio.control.served_model import ServedModel
 
 __all__ = ["Launch", "Session"]
 
 T = TypeVar("T")
 
-LONG_TOKENIZER_INPUT = 1 << 14
-"""Characters or tokens that take about 10 ms: too long for the loop that everybody shares."""
-
-MAX_TOKENIZER_INPUT = 1 << 22
+_ages = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,179 +59,166 @@ class Launch:
     Attributes:
         instance_id: Unique on the server.
         arguments: A JSON object, by name of argument.
+        owner: On whose behalf it runs.
+        grants: What it may do.
+        depth: How many inferlets stand above it, each of which launched the next.
     """
 
     instance_id: str
     arguments: str
+    owner: str = "local"
+    grants: Grants = field(default_factory=Grants)
+    depth: int = 0
 
 
 class Session:
     """The host object of one instance.
 
+    What only one interface needs is an object of that interface's module, made and closed here.
+
     Args:
         launch: Its name and arguments.
-        models: By name; the first is the default.
+        services: What it shares with others.
         limits: What it may use.
         log: Where its output goes.
+
+    Attributes:
+        on_ended: Ends the instance from outside, with the reason. Set by whoever runs it.
+        on_receive: Told each time the instance wants a message of its client. Set by a client
+            that reads only what is wanted.
+        spawner: Launches its children. Set by whoever runs it.
+        program: What it runs, if it was sent as source.
     """
 
     def __init__(
         self,
         launch: Launch,
-        models: Mapping[str, ServedModel],
+        services: Services,
         limits: InstanceLimits,
         log: InstanceLog,
     ) -> None:
-        self.launch, self.models, self.limits, self.log = launch, models, limits, log
+        self.launch, self.services, self.limits, self.log = (
+            launch,
+            services,
+            limits,
+            log,
+        )
+        self.models = services.models
+        self.on_ended: Callable[[Exception], None] = lambda _: None
+        self.on_receive: Callable[[], None] = lambda: None
+        self.spawner: Spawner | None = None
+        self.program: SourceProgram | None = None
         self.outbox = Outbox(
+            max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
+        )
+        self.inbox = Inbox(
             max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
         )
         self.tickets = TicketTable(
             max_in_flight=limits.max_in_flight, on_wake=self._expect
         )
+        self.share = services.quotas.share_of(launch.owner)
         self.queues: HandleTable[CommandQueue] = HandleTable(
-            "queue", max_handles=limits.max_queues
+            "queue", max_handles=limits.max_queues, share=self.share
         )
-        self.pages: dict[str, HandleTable[int]] = {
-            name: HandleTable("page", max_handles=limits.max_pages) for name in models
-        }
-        self._num_unfinished = 0
-        self._is_warned = False
-        self._all_finished = trio.Event()
+        self.pages: dict[str, PageTable] = {}
+        self.embeds: dict[str, HandleTable[Embed]] = {}
+        self.tenants: dict[str, Tenant] = {}
+        self.in_flight = InFlight(self.share)
+        self.forwards = Forwards()
+        self.decoding = Decoding(max_streams=limits.max_in_flight)
+        self.runtime = Runtime()
+        self.tasks = TaskGroup(services.background)
+        self.requests = RequestBudget(limits.max_request_bytes)
+        self.http = Http()
+        self.children = Children(limits)
+        self.subscriptions = Subscriptions(
+            "subscription", max_handles=limits.max_in_flight
+        )
         self._timers: dict[int, float] = {}
         self._next_timer = 1
+        self._age = next(_ages)
 
     # ---- life cycle ------------------------------------------------------------------
 
+    def use_model(self, model: ServedModel) -> None:
+        """Make the tables of a model; nothing if there are."""
+        name = model.info.name
+        if name in self.tenants:
+            return
+        table = PageTable(
+            max_handles=self.limits.max_pages,
+            page_size=model.info.page_size,
+            share=self.share,
+        )
+        self.pages[name] = table
+        self.embeds[name] = HandleTable(
+            "embed", max_handles=self.limits.max_embeds, share=self.share
+        )
+        self.tenants[name] = tenant = Tenant(
+            self.launch.instance_id,
+            self._age,
+            pages=table.values,
+            on_pressure=lambda: self.runtime.signal_pressure(self),
+            on_evicted=lambda error: self.on_ended(error),
+        )
+        model.batcher.tenants[tenant] = None
+
     def settle(self) -> None:
         """Note that the guest waits, computes for long, or has ended: batches need not wait."""
-        for model in self.models.values():
-            model.rendezvous.settle(self)
+        for name in self.tenants:
+            self.models[name].batcher.arrivals.settle(self.launch.instance_id)
 
     async def close(self) -> None:
         """Give everything back; returns once no batch uses the instance's pages any more."""
         self.settle()
+        self.runtime.close()
         self.outbox.close()  # first: what waits for room is delivered, not taken back
         self.tickets.cancel_all()
+        self.decoding.close()
+        self.inbox.close()
+        self.subscriptions.close()
         self.queues.clear()
-        for name, table in self.pages.items():
-            for page in table.clear():
-                self.models[name].pool.release(page)
+        for name, tenant in self.tenants.items():
+            model = self.models[name]
+            for command in tenant.unfinished:
+                command.withdraw()  # also those whose ticket was released
+            for page in self.pages[name].clear():
+                model.pool.release(page)
+            for embed in self.embeds[name].clear():
+                if embed.slot >= 0:
+                    model.embeds.release(embed.slot)
+            model.exports.end_instance(self.launch.instance_id)
+            model.batcher.tenants.pop(tenant, None)
+            model.batcher.poke()  # others may wait for these pages
         # Bounded by the step of the device, and one for copies that others share: what has
         # not started was withdrawn above, and a batcher that stops finishes what it has.
+        # Requests end where they stand, and children as this instance does.
         with trio.CancelScope(shield=True):
-            while self._num_unfinished:
-                self._all_finished = trio.Event()
-                await self._all_finished.wait()
+            await self.tasks.close()
+            await self.in_flight.wait_finished()
+        self.http.close()
 
-    def _expect(self) -> None:
-        for model in self.models.values():
-            model.rendezvous.expect(self)
+    def _expect(self, source: object) -> None:
+        """Let batches wait for the guest, which is about to run.
 
-    # ---- runtime ---------------------------------------------------------------------
+        Args:
+            source: The model whose command it waited for, if it was one; without one, any of
+                those that it uses may come next.
+        """
+        for name in self.tenants:
+            model = self.models[name]
+            if source is None or source is model:
+                model.batcher.arrivals.expect(self.launch.instance_id)
 
-    def get_version(self) -> str:
-        """Return the version of the server."""
-        return __version__
+    # ---- what the interfaces share ---------------------------------------------------
 
-    def get_instance_id(self) -> str:
-        """Return the name of this run."""
-        return self.launch.instance_id
+    def model(self, name: str) -> ServedModel:
+        """Return a model by name; the default one without.
 
-    def get_arguments(self) -> str:
-        """Return what the program was launched with, as JSON."""
-        return self.launch.arguments
-
-    def now(self) -> float:
-        """Return the time on trio's clock."""
-        return trio.current_time()
-
-    def write_log(self, level: str, text: str) -> None:
-        """Append a text to the instance's log."""
-        self.log.write(level, text)
-
-    # ---- messaging -------------------------------------------------------------------
-
-    def send(self, message: Message) -> int | None:
-        """Send a message to the client; return a ticket if it waits for room."""
-        if self.outbox.put(message):
-            return None
-        self.tickets.check_room()
-        self.outbox.check_late(message)
-        ticket = self.tickets.open(lambda: take_back())
-        take_back = self.outbox.put_late(
-            message, lambda: self.tickets.complete(ticket, None)
-        )
-        return ticket
-
-    def send_bytes(self, data: NDArray[np.uint8]) -> int | None:
-        """Send bytes; see :meth:`send`."""
-        return self.send(data.tobytes())
-
-    # ---- tickets ---------------------------------------------------------------------
-
-    def wait(self, tickets: list[int], deadline: float | None) -> list[int] | Waiting:
-        """Wait until one of the tickets is ready; return those that are."""
-        if deadline is not None and not math.isfinite(deadline):
-            raise BadArgumentError(f"a deadline is a finite time, got {deadline}")
-        if deadline is None and not tickets:
-            raise BadArgumentError(
-                "waiting for no ticket and without a deadline would never end"
-            )
-        ready = self.tickets.ready(tickets)
-        if ready or (deadline is not None and deadline <= trio.current_time()):
-            return ready
-        return Waiting(lambda: self.tickets.wait_any(tickets, deadline))
-
-    def _when_ready(self, ticket: int, take: Any) -> Any:
-        if self.tickets.ready([ticket]):
-            return take(ticket)
-
-        async def work() -> Any:
-            await self.tickets.wait_any([ticket], None)
-            return take(ticket)
-
-        return Waiting(work)
-
-    def finish(self, ticket: int) -> Waiting | None:
-        """Wait for a ticket, close it, and raise if its command failed."""
-
-        def take(ticket: int) -> None:
-            self.tickets.take(ticket)
-
-        result: Waiting | None = self._when_ready(ticket, take)
-        return result
-
-    def cancel(self, ticket: int) -> None:
-        """Withdraw a command that has not started, and close its ticket."""
-        self.tickets.cancel(ticket)
-
-    # ---- models ----------------------------------------------------------------------
-
-    def available_models(self) -> list[str]:
-        """Return the names of all models, the default one first."""
-        return list(self.models)
-
-    def get_model(self, name: str) -> tuple[Any, ...]:
-        """Return the record ``model-info``."""
-        model = self._model(name)
-        info = model.info
-        return (
-            info.name,
-            list(info.traits),
-            info.description,
-            info.version,
-            info.license,
-            info.prompt_template,
-            info.vocab_size,
-            info.max_positions,
-            list(info.eos_token_ids),
-            info.page_size,
-            model.config.max_batch_tokens,
-            min(model.config.max_distribution, info.vocab_size),
-        )
-
-    def _model(self, name: str) -> ServedModel:
+        Raises:
+            BadArgumentError: There is no such model.
+        """
         if not name:
             return next(iter(self.models.values()))
         try:
@@ -235,164 +228,38 @@ class Session:
                 f"there is no model {name!r}: the server has {', '.join(self.models)}"
             ) from None
 
-    # ---- queues ----------------------------------------------------------------------
+    def page_table(self, queue: int) -> tuple[ServedModel, PageTable]:
+        """Return the model of a queue, and the instance's pages on it.
 
-    def create_queue(self, queue: int, model: str) -> None:
-        """Open a queue on a model under an unused number."""
-        served = self._model(model)
-        self.queues.check_unused([queue])
-        self.queues.add(queue, CommandQueue(served))
-
-    def destroy_queue(self, queue: int) -> None:
-        """Close a queue and withdraw what has not started."""
-        self.queues.remove(queue).withdraw_all()
-
-    def synchronize(self, queue: int) -> int:
-        """Return a ticket that is ready once the queue's commands have finished."""
-        found = self.queues.get(queue)
-        self.tickets.check_room()
-        ticket = self.tickets.open(lambda: take_away())
-        take_away = found.synchronize(lambda: self.tickets.complete(ticket, None))
-        return ticket
-
-    # ---- allocate --------------------------------------------------------------------
-
-    def alloc_kvpage(self, queue: int, pages: list[int]) -> None:
-        """Allocate a page under each of these unused numbers."""
-        model, table = self._page_table(queue)
-        table.check_unused(pages)
-        for page in pages:
-            table.add(page, model.pool.allocate())
-
-    def dealloc_kvpage(self, queue: int, pages: list[int]) -> None:
-        """Give pages back; commands already enqueued still see them."""
-        model, table = self._page_table(queue)
-        if len(set(pages)) != len(pages):
-            raise BadArgumentError("the same page is named twice: give each back once")
-        for page in pages:
-            table.get(page)  # all or nothing
-        for page in pages:
-            model.pool.release(table.remove(page))
-
-    def fork_kvpage(self, queue: int, sources: list[int], targets: list[int]) -> None:
-        """Let unused numbers share the contents of pages."""
-        model, table = self._page_table(queue)
-        if len(sources) != len(targets):
-            raise BadArgumentError(
-                f"each source needs a target: {len(sources)} sources, {len(targets)} targets"
-            )
-        shared = [table.get(source) for source in sources]
-        table.check_unused(targets)
-        for target, page in zip(targets, shared, strict=True):
-            model.pool.share(page)
-            table.add(target, page)
-
-    def _page_table(self, queue: int) -> tuple[ServedModel, HandleTable[int]]:
+        Raises:
+            UnknownHandleError: The queue is not open.
+        """
         model = self.queues.get(queue).model
         return model, self.pages[model.info.name]
 
-    # ---- forward ---------------------------------------------------------------------
+    def embed_table(self, queue: int) -> tuple[ServedModel, HandleTable[Embed]]:
+        """Return the model of a queue, and the instance's embeds on it.
 
-    def forward_text(self, queue: int, request: Sequence[Any]) -> int:
-        """Enqueue a forward and return its ticket."""
-        tokens, positions, pages, start, mask, outputs, sampler, top_k = request
-        wanted = GuestForward(
-            token_ids=tokens,
-            positions=positions,
-            pages=pages,
-            start=start,
-            mask=mask,
-            outputs=outputs,
-            sampler=None if sampler is None else SamplerSpec(*sampler),
-            top_k=top_k,
-        )
-        found = self.queues.get(queue)
-        model, table = self._page_table(queue)
-        self.tickets.check_room()
-        if self._num_unfinished >= self.limits.max_in_flight:
-            raise LimitError(
-                f"{self._num_unfinished} commands have not finished, which is as many as an "
-                "inferlet may have; withdrawn ones count until the device gets to them"
-            )
-        plan = plan_forward(wanted, table, model.pool, model.info, model.config)
-        self._warn_of_positions(plan, model)
-        ticket = self.tickets.open(lambda: model.batcher.withdraw(command))
+        Raises:
+            UnknownHandleError: The queue is not open.
+        """
+        model = self.queues.get(queue).model
+        return model, self.embeds[model.info.name]
 
-        def on_done(outcome: ForwardResult | Exception) -> None:
-            self._num_unfinished -= 1
-            if self._num_unfinished == 0:
-                self._all_finished.set()
-            found.finish(command)
-            self.tickets.complete(ticket, outcome)
+    def when_ready(self, ticket: int, take: Callable[[int], T]) -> T | Waiting:
+        """Return what ``take`` makes of the ticket once it is ready.
 
-        command = Command(
-            plan.request,
-            plan.copies,
-            plan.reads,
-            plan.writes,
-            on_done,
-            trio.current_time(),
-        )
-        self._num_unfinished += 1
-        found.add(command)
-        model.batcher.submit(command)
-        return ticket
+        Raises:
+            UnknownHandleError: The ticket is not open.
+        """
+        if self.tickets.ready([ticket]):
+            return take(ticket)
 
-    def take_forward(self, ticket: int) -> tuple[Any, Any, Any] | Waiting:
-        """Wait for a forward, close its ticket, and return its result."""
-        result: tuple[Any, Any, Any] | Waiting = self._when_ready(
-            ticket, self._take_forward
-        )
-        return result
+        async def work() -> T:
+            await self.tickets.wait_any([ticket], None)
+            return take(ticket)
 
-    def _take_forward(self, ticket: int) -> tuple[Any, Any, Any]:
-        if not isinstance(self.tickets.peek(ticket), ForwardResult | Exception):
-            raise BadArgumentError(
-                f"ticket {ticket} is not a forward's: finish it instead"
-            )
-        result: ForwardResult = self.tickets.take(ticket)
-        return (
-            result.token_ids.tolist(),
-            result.top_ids.ravel(),
-            result.top_probs.ravel(),
-        )
-
-    def _warn_of_positions(self, plan: ForwardPlan, model: ServedModel) -> None:
-        highest = int(plan.request.positions.max())
-        if highest >= model.info.max_positions and not self._is_warned:
-            self._is_warned = True
-            self.log.write(
-                "warning",
-                f"position {highest} is beyond the {model.info.max_positions} that "
-                f"{model.info.name} was made for: what it says there may make no sense",
-            )
-
-    # ---- tokenize --------------------------------------------------------------------
-
-    def tokenize(
-        self, model: str, text: str, special: bool
-    ) -> NDArray[np.int32] | Waiting:
-        """Return the token ids of a text; a long one is tokenized in a thread."""
-        found = self._model(model)
-        encode = partial(found.tokenizer.encode, text, add_special_tokens=special)
-        return _run_long(found, encode, size=len(text))
-
-    def detokenize(self, model: str, tokens: list[int]) -> str | Waiting:
-        """Return the text of token ids, without special tokens."""
-        found = self._model(model)
-        if tokens and max(tokens) >= found.info.vocab_size:
-            raise BadArgumentError(
-                f"token {max(tokens)} is not below {found.info.vocab_size}, the model's vocabulary"
-            )
-        decode = partial(found.tokenizer.decode, tokens, skip_special_tokens=True)
-        return _run_long(found, decode, size=len(tokens))
-
-    def get_vocabs(self, model: str) -> list[NDArray[np.uint8]]:
-        """Return the bytes of every token."""
-        return [
-            np.frombuffer(t, np.uint8)
-            for t in self._model(model).tokenizer.vocabulary()
-        ]
+        return Waiting(work)
 
     # ---- WASI ------------------------------------------------------------------------
 
@@ -414,26 +281,3 @@ class Session:
     def drop_resource(self, number: int) -> None:
         """Forget a timer."""
         self._timers.pop(number, None)
-
-
-def _run_long(model: ServedModel, call: Callable[[], T], *, size: int) -> T | Waiting:
-    """Make a call of the tokenizer, or if its input is long, let the guest wait for it.
-
-    Raises:
-        LimitError: The input is too long.
-    """
-    if size > MAX_TOKENIZER_INPUT:
-        raise LimitError(
-            f"{size} characters or tokens at once, but {MAX_TOKENIZER_INPUT} are the limit: "
-            "take them in parts"
-        )
-    if size <= LONG_TOKENIZER_INPUT:
-        return call()
-
-    async def work() -> T:
-        # It touches neither the device nor the guest's memory: it may be left alone.
-        return await trio.to_thread.run_sync(
-            call, abandon_on_cancel=True, limiter=model.tokenizer_limiter
-        )
-
-    return Waiting(work)

@@ -20,6 +20,7 @@ from pie_trio.application.host.interfaces import (
 )
 from pie_trio.application.host.session import Launch, Session
 from pie_trio.application.lifecycle.background import BackgroundShare
+from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.fiber import Fiber
 from pie_trio.application.wasm.linking import PARKED
@@ -29,6 +30,7 @@ from pie_trio.errors import (
     BadArgumentError,
     GuestFailedError,
     LimitError,
+    NotFoundError,
     TimedOutError,
 )
 
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.services import Services
     from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
     from pie_trio.config import InstanceLimits
-    from pie_trio.control.served_model import ServedModel
 
 __all__ = ["Instance", "Launcher", "link_language", "open_launcher"]
 
@@ -81,22 +83,39 @@ class _GuestHost(Session):
         program: SourceProgram,
         code: Sequence[str],
         launch: Launch,
-        models: Mapping[str, ServedModel],
+        services: Services,
         limits: InstanceLimits,
         log: InstanceLog,
     ) -> None:
-        super().__init__(launch, models, limits, log)
-        self.program, self.code = program, code
+        super().__init__(launch, services, limits, log)
+        self.source, self.code = program, code
+        self.program = program
 
     def has_program(self) -> bool:
         return True
 
     def get_program(self) -> tuple[str, list[tuple[str, str, str]]]:
-        codes = self.code or [""] * len(self.program.modules)
-        modules = zip(self.program.modules.items(), codes, strict=True)
-        return self.program.entry, [
-            (path, text, code) for (path, text), code in modules
-        ]
+        codes = self.code or [""] * len(self.source.modules)
+        modules = zip(self.source.modules.items(), codes, strict=True)
+        return self.source.entry, [(path, text, code) for (path, text), code in modules]
+
+
+class _End:
+    """Ends a run from outside.
+
+    Attributes:
+        reason: Why it was ended, if it was.
+    """
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.reason: Exception | None = None
+
+    def give(self, reason: Exception) -> None:
+        """End it; the first reason counts."""
+        if self.reason is None:
+            self.reason = reason
+        self.scope.cancel()
 
 
 class _Observer:
@@ -166,11 +185,12 @@ class Launcher:
     def __init__(
         self,
         language: LinkedComponent,
-        models: Mapping[str, ServedModel],
+        services: Services,
         limits: InstanceLimits,
         max_instances: int,
     ) -> None:
-        self.models, self.limits = models, limits
+        self.services, self.limits = services, limits
+        self.models = services.models
         self.max_instances = max_instances
         self.num_running = 0
         self._language = language
@@ -192,8 +212,19 @@ class Launcher:
         arguments: Mapping[str, Any],
         *,
         on_log: Callable[[LogLine], None] | None = None,
+        owner: str = "local",
+        grants: Grants | None = None,
+        depth: int = 0,
     ) -> Instance:
         """Return a new instance that has not started.
+
+        Args:
+            program: What it runs.
+            arguments: By name.
+            on_log: Is told each line that it logs or prints.
+            owner: On whose behalf it runs.
+            grants: What it may do; nothing beyond its sandbox without.
+            depth: How many inferlets stand above it.
 
         Raises:
             BadArgumentError: The arguments are nothing that JSON can carry.
@@ -202,11 +233,45 @@ class Launcher:
             encoded = json.dumps(dict(arguments), ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise BadArgumentError(f"arguments must be JSON values: {error}") from error
-        launch = Launch(f"{program.name}-{self._prefix}{next(self._numbers)}", encoded)
+        launch = Launch(
+            f"{program.name}-{self._prefix}{next(self._numbers)}",
+            encoded,
+            owner,
+            grants or Grants(),
+            depth,
+        )
         log = InstanceLog(max_bytes=self.limits.log_bytes, on_line=on_log)
         code = self._code.get(program.digest, ())
-        host = _GuestHost(program, code, launch, self.models, self.limits, log)
+        host = _GuestHost(program, code, launch, self.services, self.limits, log)
+        host.spawner = self
         return Instance(self, host)
+
+    async def prepare_child(
+        self, parent: Session, program: str, arguments: Mapping[str, Any]
+    ) -> Instance:
+        """Return an instance on behalf of a parent; see :class:`Spawner`."""
+        source = self._find_program(parent, program)
+        self._check_room()
+        await self.compile(source)
+        self._check_room()
+        return self.prepare(
+            source,
+            arguments,
+            on_log=parent.log.on_line,
+            owner=parent.launch.owner,
+            grants=parent.launch.grants,
+            depth=parent.launch.depth + 1,
+        )
+
+    def _find_program(self, parent: Session, name: str) -> SourceProgram:
+        programs = self.services.programs
+        found = programs.get(name) if name else parent.program
+        if found is None:
+            known = ", ".join(programs) or "none but the inferlet's own"
+            raise NotFoundError(
+                f"there is no program {name!r} to launch: the server knows {known}"
+            )
+        return found
 
     async def compile(self, program: SourceProgram) -> None:
         """Compile a program, so that its instances need not. Runs none of its code.
@@ -223,24 +288,28 @@ class Launcher:
 
     async def run(self, session: _GuestHost, export: str) -> Any:
         """Run one of the program's exports in a guest of its own; see :class:`Instance`."""
-        if self.num_running >= self.max_instances:
+        try:
+            self._check_room()
+        except LimitError:
             await session.close()
-            raise LimitError(
-                f"{self.num_running} inferlets are running, which is as many as there may be: "
-                "try again when one has ended"
-            )
+            raise
         self.num_running += 1
+        end = _End()
         try:
             with self._take_guest(export) as fiber:
                 fiber.host = session
                 fiber.observer = _Observer(session, self._background)
-                with trio.move_on_after(
+                session.on_ended = end.give
+                end.scope.deadline = trio.current_time() + (
                     self.limits.wall_seconds or float("inf")
-                ) as scope:
+                )
+                with end.scope:
                     return await self._run_fiber(fiber, export)
-            assert scope.cancelled_caught, (
-                "the block is left by returning or by its deadline"
+            assert end.scope.cancelled_caught, (
+                "the block is left by returning, by its deadline, or from outside"
             )
+            if end.reason is not None:
+                raise end.reason
             raise TimedOutError(
                 f"the program ran for {self.limits.wall_seconds:g} s, which is its limit"
             )
@@ -248,6 +317,14 @@ class Launcher:
             self.num_running -= 1
             session.log.close()
             await session.close()
+
+    def _check_room(self) -> None:
+        """Raise if there are as many instances as there may be."""
+        if self.num_running >= self.max_instances:
+            raise LimitError(
+                f"{self.num_running} inferlets are running, which is as many as there may be: "
+                "try again when one has ended"
+            )
 
     async def _run_fiber(self, fiber: Fiber, export: str) -> Any:
         interface, result = EXPORTS[export]
@@ -329,7 +406,7 @@ def link_language(runtime: WasmRuntime, path: Path) -> LinkedComponent:
 @asynccontextmanager
 async def open_launcher(
     language: LinkedComponent,
-    models: Mapping[str, ServedModel],
+    services: Services,
     limits: InstanceLimits,
     *,
     num_warm: int = 0,
@@ -339,13 +416,13 @@ async def open_launcher(
 
     Args:
         language: The language component.
-        models: What the programs may use, by name; the first is the default.
+        services: What the programs share.
         limits: Of each instance.
         num_warm: Guests to keep instantiated ahead of time.
         max_instances: Most instances at once; None for the default.
     """
     most = ControlConfig().max_instances if max_instances is None else max_instances
-    launcher = Launcher(language, models, limits, most)
+    launcher = Launcher(language, services, limits, most)
     try:
         await launcher.warm_up(num_warm)
         async with trio.open_nursery() as nursery:

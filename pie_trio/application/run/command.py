@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import gc
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
 from pie_trio.application.lifecycle.instances import link_language, open_launcher
 from pie_trio.application.lifecycle.programs import SourceProgram, load_program
+from pie_trio.application.outgoing import parse_grant
 from pie_trio.application.run.arguments import parse_program_arguments
 from pie_trio.application.run.console import (
     LogPrinter,
     MessagePrinter,
     run_abandonable,
 )
+from pie_trio.application.run.lines import feed_lines
 from pie_trio.application.run.setup import load_engine, prepare_language
+from pie_trio.application.services import Grants, Services, open_services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from pie_trio.application.run.signals import Signals
 
 __all__ = [
+    "LOCAL_GRANTS",
     "RunOptions",
     "first_leaf",
     "load_engines",
@@ -47,6 +51,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+LOCAL_GRANTS = Grants(logits=True, publish=True, topics=True)
+"""Who runs a program on a server of their own may see everything in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,11 @@ class RunOptions:
         choose_models: Finds the models, once the program's arguments are known to be right;
             the first is the default.
         num_warm: Guests to instantiate ahead of time.
+        allow_http: Hosts that the program may reach: see
+            :mod:`pie_trio.application.outgoing`.
+        store_path: Of the key-value store; None for one in memory.
+        programs: What it may launch by name, besides itself.
+        on_serving: Is told what is served, once it is.
     """
 
     program: Path
@@ -68,6 +80,28 @@ class RunOptions:
     control: ControlConfig = field(default_factory=ControlConfig)
     limits: InstanceLimits = field(default_factory=InstanceLimits)
     num_warm: int = 0
+    allow_http: Sequence[str] = ()
+    store_path: Path | None = None
+    programs: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
+    on_serving: Callable[[Services], None] = lambda _: None
+
+    def load_programs(self) -> dict[str, SourceProgram]:
+        """Read the programs that may be launched by name.
+
+        Raises:
+            ProgramError: One cannot be read.
+        """
+        return {name: load_program(path) for name, path in self.programs.items()}
+
+    def make_grants(self) -> Grants:
+        """Return what the program may do.
+
+        Raises:
+            ConfigError: A host is none.
+        """
+        for text in self.allow_http:
+            parse_grant(text)
+        return replace(LOCAL_GRANTS, http=tuple(self.allow_http))
 
 
 def run_in_wasm(options: RunOptions, signals: Signals) -> None:
@@ -79,7 +113,8 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
         BrokenPipeError: Nobody reads the output any more.
         SystemExit: Usage of the program's own arguments was printed.
     """
-    program = load_program(options.program)
+    program, programs = load_program(options.program), options.load_programs()
+    grants = options.make_grants()
     with signals.phase():
         path = prepare_language(options.wasm)
     with WasmRuntime(
@@ -96,7 +131,10 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
             gc.collect()
             gc.freeze()  # what is there now stays: collections need not look at it again
             with signals.left_to_trio():
-                run_trio(_run, language, program, arguments, options, engines, signals)
+                run_trio(
+                    *(_run, language, program, arguments, options, engines, signals),
+                    *(programs, grants),
+                )
 
 
 async def _describe(
@@ -107,7 +145,7 @@ async def _describe(
 ) -> dict[str, Any]:
     async with (
         signals.watch(),
-        open_launcher(language, {}, options.limits) as launcher,
+        open_launcher(language, Services(), options.limits) as launcher,
     ):
         instance = launcher.prepare(program, {})
         try:
@@ -129,17 +167,23 @@ async def _run(
     options: RunOptions,
     engines: Sequence[LoadedEngine],
     signals: Signals,
+    programs: Mapping[str, SourceProgram],
+    grants: Grants,
 ) -> None:
     async with (
         signals.watch(),
         open_models(engines, options.control, options.limits) as models,
+        open_services(
+            models, store_path=options.store_path, programs=programs
+        ) as services,
         open_launcher(
-            language, models, options.limits, num_warm=options.num_warm
+            language, services, options.limits, num_warm=options.num_warm
         ) as launcher,
     ):
+        options.on_serving(services)
         await launcher.compile(program)
         log = LogPrinter()
-        instance = launcher.prepare(program, arguments, on_log=log.add)
+        instance = launcher.prepare(program, arguments, on_log=log.add, grants=grants)
         await serve_terminal(instance.session, instance.run, log)
 
 
@@ -175,7 +219,7 @@ async def serve_terminal(
 ) -> None:
     """Print what a session sends and logs while ``run()`` runs, then its result.
 
-    The thread that writes to the terminal may be stuck there (a paused pager): it is abandoned,
+    Lines of stdin are its messages, from when it first wants one. The thread that writes to the terminal may be stuck there (a paused pager): it is abandoned,
     so that the program can still be stopped.
     """
     printer = MessagePrinter()
@@ -189,11 +233,17 @@ async def serve_terminal(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain)
         nursery.start_soon(log.print_lines)
+        reading, wanted = trio.CancelScope(), trio.Event()
+        session.on_receive = (
+            wanted.set
+        )  # before the program runs, which it does at once
+        nursery.start_soon(feed_lines, session.inbox, wanted, reading)
         try:
             result = await run()
         except InferletError as error:
             failure = error  # raised once everything that came before it is printed
         log.close()
+        reading.cancel()
     # In a thread as well, since a terminal that takes nothing must not hold up the loop.
     if failure is not None:
         await run_abandonable(printer.end_line)

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -25,8 +25,10 @@ import pie_trio
 from inferlet_py._host import connect
 from inferlet_py._models import forget_models
 from inferlet_py._program import describe_failure, find_inferlet
+from pie_trio.application.background import Lazy
 from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.host.session import Launch, Session
+from pie_trio.application.lifecycle.instances import link_language, open_launcher
 from pie_trio.application.lifecycle.programs import load_program
 from pie_trio.application.run.arguments import parse_program_arguments
 from pie_trio.application.run.command import (
@@ -35,15 +37,28 @@ from pie_trio.application.run.command import (
     run_trio,
     serve_terminal,
 )
-from pie_trio.application.run.console import LogPrinter
-from pie_trio.application.run.native_host import NativeHost
+from pie_trio.application.run.console import LogPrinter, run_abandonable
+from pie_trio.application.run.native_host import make_native_host
+from pie_trio.application.run.setup import prepare_language
+from pie_trio.application.services import Services, open_services
 from pie_trio.application.serving import LoadedEngine, open_models
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.runtime import WasmRuntime
 from pie_trio.errors import GuestFailedError, TimedOutError
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
 
+    from inferlet_py._host import Host
+    from pie_trio.application.lifecycle.instances import Instance, Launcher
     from pie_trio.application.lifecycle.programs import SourceProgram
 
 __all__ = ["run_natively"]
@@ -65,7 +80,8 @@ def run_natively(options: RunOptions) -> None:
         Interrupted: By Ctrl-C or SIGTERM.
         SystemExit: Usage of the program's own arguments was printed.
     """
-    program = load_program(options.program)
+    program, programs = load_program(options.program), options.load_programs()
+    grants = options.make_grants()
     with contextlib.ExitStack() as stack:
         module = stack.enter_context(_importable(program, options.program))
         # What a program prints is its log, as in Wasm; stdout is for what it sends and
@@ -79,10 +95,12 @@ def run_natively(options: RunOptions) -> None:
             program=f"pie run --native {options.program}",
         )
         launch = Launch(
-            f"{program.name}-native", json.dumps(arguments, ensure_ascii=False)
+            f"{program.name}-native",
+            json.dumps(arguments, ensure_ascii=False),
+            grants=grants,
         )
         engines = stack.enter_context(load_engines(options.choose_models()))
-        service = _Service(options, launch, engines)
+        service = _Service(options, launch, engines, program, programs)
         with service as host:
             connect(host)
             try:
@@ -190,6 +208,36 @@ def _report(action: Callable[[], T]) -> T:
         raise GuestFailedError(kind=kind, message=message, traceback=text) from error
 
 
+class _SandboxSpawner:
+    """Launches the children of a native program, in Wasm: there is one main thread.
+
+    What the sandbox takes is prepared when the first child is launched.
+    """
+
+    def __init__(self, services: Services, options: RunOptions) -> None:
+        assert services.background is not None, "made by open_services"
+        self._services, self._options = services, options
+        self._launcher = Lazy(services.background, self._open_launcher)
+
+    async def prepare_child(
+        self, parent: Session, program: str, arguments: Mapping[str, Any]
+    ) -> Instance:
+        launcher = await self._launcher.get()
+        return await launcher.prepare_child(parent, program, arguments)
+
+    @contextlib.asynccontextmanager
+    async def _open_launcher(self) -> AsyncGenerator[Launcher]:
+        wasm = self._options.wasm
+        # Seconds, the first time; Ctrl-C leaves the thread behind, as it would the process.
+        path = await run_abandonable(prepare_language, wasm)
+        with WasmRuntime(wasm, CompileCache(wasm.cache_directory)) as runtime:
+            language = link_language(runtime, path)
+            async with open_launcher(
+                language, self._services, self._options.limits
+            ) as launcher:
+                yield launcher
+
+
 class _Service:
     """A session under trio in a thread of its own, for as long as the ``with`` block is open.
 
@@ -198,19 +246,25 @@ class _Service:
     """
 
     def __init__(
-        self, options: RunOptions, launch: Launch, engines: Sequence[LoadedEngine]
+        self,
+        options: RunOptions,
+        launch: Launch,
+        engines: Sequence[LoadedEngine],
+        program: SourceProgram,
+        programs: Mapping[str, SourceProgram],
     ) -> None:
         self.result: str | None = None
         self._options, self._launch, self._engines = options, launch, engines
+        self._program, self._programs = program, programs
         self._ready = threading.Event()
-        self._host: NativeHost | None = None
+        self._host: Host | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._ended: trio.Event | None = None
         self._failure: BaseException | None = None
         self._scope = trio.CancelScope()
         self._thread = threading.Thread(target=self._run, name="pie-trio", daemon=True)
 
-    def __enter__(self) -> NativeHost:
+    def __enter__(self) -> Host:
         self._thread.start()
         try:
             self._ready.wait()
@@ -279,11 +333,17 @@ class _Service:
         printer = LogPrinter()
         log = InstanceLog(max_bytes=limits.log_bytes, on_line=printer.add)
         with self._scope:
-            async with open_models(
-                self._engines, self._options.control, limits
-            ) as models:
-                session = Session(self._launch, models, limits, log)
-                self._host = NativeHost(session, self._token)
+            async with (
+                open_models(self._engines, self._options.control, limits) as models,
+                open_services(
+                    models, store_path=self._options.store_path, programs=self._programs
+                ) as services,
+            ):
+                self._options.on_serving(services)
+                session = Session(self._launch, services, limits, log)
+                session.program = self._program
+                session.spawner = _SandboxSpawner(services, self._options)
+                self._host = make_native_host(session, self._token)
                 await serve_terminal(
                     session, lambda: self._run_session(session), printer
                 )

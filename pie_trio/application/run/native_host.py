@@ -2,182 +2,123 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import trio
 
-from inferlet_py._errors import make_host_error
-from inferlet_py._host import ModelInfo, SamplerValues
+from inferlet_py._host import Host, bind_host
+from pie_trio.application.host.interfaces import make_interfaces
+from pie_trio.application.run.native_values import NativeTypes, python_name
 from pie_trio.application.waiting import Waiting
+from pie_trio.application.wasm.linking import settle
+from pie_trio.application.wasm.values import Result, Unit
 from pie_trio.errors import EngineError, InferletError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pie_trio.application.host.session import Session
+    from pie_trio.application.wasm.linking import HostFunction, HostInterface
+    from pie_trio.application.wasm.values import Codec
 
-__all__ = ["NativeHost"]
-
-T = TypeVar("T")
+__all__ = ["make_native_host", "make_native_module"]
 
 
-class NativeHost:
-    """Implements ``inferlet_py``'s ``Host`` on a session. Called from outside of trio's thread.
+class NativeCallError(Exception):
+    """A call answered with the error of its ``result``. As componentize-py's ``Err``."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def make_native_host(session: Session, token: trio.lowlevel.TrioToken) -> Host:
+    """Return the SDK's host on a session, to be called from outside of trio's thread.
 
     Args:
         session: The instance's side of the calls.
         token: Of the trio loop that the session belongs to.
     """
+    interfaces = make_interfaces()
+    every_type = {
+        name: codec
+        for interface in interfaces
+        for name, codec in interface.types.items()
+    }
+    shared = NativeTypes(every_type)
+    modules = {
+        interface.short_name: make_native_module(interface, session, token, shared)
+        for interface in interfaces
+    }
+    # As componentize-py's, a module knows those whose types it uses.
+    for module in modules.values():
+        for name, other in modules.items():
+            vars(module).setdefault(python_name(name), other)
+    return bind_host(modules, NativeCallError)
 
-    def __init__(self, session: Session, token: trio.lowlevel.TrioToken) -> None:
-        self._session, self._token = session, token
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a method of the session under trio; wait if it has to."""
+def make_native_module(
+    interface: HostInterface,
+    session: Session,
+    token: trio.lowlevel.TrioToken,
+    shared: NativeTypes | None = None,
+) -> SimpleNamespace:
+    """Return what looks like componentize-py's module of an interface.
 
-        async def call() -> Any:
-            answer = function(*args)
-            if isinstance(answer, Waiting):
-                self._session.settle()
-                return await answer.work()
-            return answer
+    Args:
+        interface: The host's side of it.
+        session: The instance's side of the calls.
+        token: Of the trio loop that the session belongs to.
+        shared: Classes that it has in common with others.
+    """
+    types = NativeTypes(interface.types, shared)
 
-        try:
-            return trio.from_thread.run(call, trio_token=self._token)
-        except (InferletError, EngineError) as error:
-            raise make_host_error(error.code, str(error)) from None
+    def call(function: HostFunction, arguments: list[Any]) -> Any:
+        """Call a function under trio; wait if it has to."""
 
-    def get_version(self) -> str:
-        return self._session.get_version()
+        async def cross() -> Any:
+            try:
+                answer = function.call(session, *arguments)
+                if isinstance(answer, Waiting):
+                    session.settle()
+                    answer = await answer.work()
+            except (InferletError, EngineError) as error:
+                answer = error
+            return settle(function, answer)
 
-    def get_instance_id(self) -> str:
-        return self._session.get_instance_id()
+        return trio.from_thread.run(cross, trio_token=token)
 
-    def get_arguments(self) -> str:
-        return self._session.get_arguments()
+    functions = {
+        python_name(name): _make_function(function, types, call)
+        for name, function in interface.functions.items()
+    }
+    return SimpleNamespace(**functions, **types.classes())
 
-    def now(self) -> float:
-        now: float = self._call(self._session.now)
-        return now
 
-    def log(self, level: str, text: str) -> None:
-        self._call(self._session.write_log, level, text)
+def _make_function(
+    function: HostFunction,
+    types: NativeTypes,
+    call: Callable[[HostFunction, list[Any]], Any],
+) -> Callable[..., Any]:
+    params = [types.from_sdk(codec) for codec in function.params]
+    result = function.result
+    if isinstance(result, Result):
+        good, bad = _payload(types, result.ok), _payload(types, result.error)
+    else:
+        good = bad = _payload(types, Unit() if result is None else result)
 
-    def send(self, text: str) -> int | None:
-        ticket: int | None = self._call(self._session.send, text)
-        return ticket
+    def native(*args: Any) -> Any:
+        arguments = [convert(arg) for convert, arg in zip(params, args, strict=True)]
+        answer = call(function, arguments)
+        if not isinstance(result, Result):
+            return good(answer)
+        if not answer.is_ok:
+            raise NativeCallError(bad(answer.value))
+        return good(answer.value)
 
-    def send_bytes(self, data: bytes) -> int | None:
-        ticket: int | None = self._call(self._session.send, data)
-        return ticket
+    return native
 
-    def wait(self, tickets: Sequence[int], deadline: float | None) -> Sequence[int]:
-        ready: list[int] = self._call(self._session.wait, list(tickets), deadline)
-        return ready
 
-    def finish(self, ticket: int) -> None:
-        self._call(self._session.finish, ticket)
-
-    def cancel(self, ticket: int) -> None:
-        self._call(self._session.cancel, ticket)
-
-    def available_models(self) -> Sequence[str]:
-        return self._session.available_models()
-
-    def get_model(self, name: str) -> ModelInfo:
-        (
-            model_name,
-            traits,
-            description,
-            version,
-            license_,
-            prompt_template,
-            vocab_size,
-            max_positions,
-            eos_tokens,
-            kv_page_size,
-            max_forward_tokens,
-            max_distribution,
-        ) = self._call(self._session.get_model, name)
-        return ModelInfo(
-            name=model_name,
-            traits=tuple(traits),
-            description=description,
-            version=version,
-            license=license_,
-            prompt_template=prompt_template,
-            vocab_size=vocab_size,
-            max_positions=max_positions,
-            eos_tokens=tuple(eos_tokens),
-            kv_page_size=kv_page_size,
-            max_forward_tokens=max_forward_tokens,
-            max_distribution=max_distribution,
-        )
-
-    def create_queue(self, queue: int, model: str) -> None:
-        self._call(self._session.create_queue, queue, model)
-
-    def destroy_queue(self, queue: int) -> None:
-        self._call(self._session.destroy_queue, queue)
-
-    def synchronize(self, queue: int) -> int:
-        ticket: int = self._call(self._session.synchronize, queue)
-        return ticket
-
-    def alloc_kvpage(self, queue: int, pages: Sequence[int]) -> None:
-        self._call(self._session.alloc_kvpage, queue, list(pages))
-
-    def dealloc_kvpage(self, queue: int, pages: Sequence[int]) -> None:
-        self._call(self._session.dealloc_kvpage, queue, list(pages))
-
-    def fork_kvpage(
-        self, queue: int, sources: Sequence[int], targets: Sequence[int]
-    ) -> None:
-        self._call(self._session.fork_kvpage, queue, list(sources), list(targets))
-
-    def forward_text(
-        self,
-        queue: int,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        pages: Sequence[int],
-        start: int,
-        mask: Sequence[Sequence[int]] | None,
-        outputs: Sequence[int],
-        sampler: SamplerValues | None,
-        top: int,
-    ) -> int:
-        request = (
-            np.array(tokens, np.int32),
-            np.array(positions, np.int32),
-            list(pages),
-            start,
-            None if mask is None else [list(row) for row in mask],
-            np.array(outputs, np.int32),
-            sampler,
-            top,
-        )
-        ticket: int = self._call(self._session.forward_text, queue, request)
-        return ticket
-
-    def take_forward(
-        self, ticket: int
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
-        tokens, top_ids, top_probs = self._call(self._session.take_forward, ticket)
-        return tokens, top_ids.tolist(), top_probs.tolist()
-
-    def tokenize(self, model: str, text: str, special: bool) -> Sequence[int]:
-        tokens: list[int] = self._call(
-            self._session.tokenize, model, text, special
-        ).tolist()
-        return tokens
-
-    def detokenize(self, model: str, tokens: Sequence[int]) -> str:
-        text: str = self._call(self._session.detokenize, model, list(tokens))
-        return text
-
-    def get_vocabs(self, model: str) -> Sequence[bytes]:
-        return [
-            token.tobytes() for token in self._call(self._session.get_vocabs, model)
-        ]
+def _payload(types: NativeTypes, codec: Codec[Any] | Unit) -> Callable[[Any], Any]:
+    return (lambda _: None) if isinstance(codec, Unit) else types.to_sdk(codec)

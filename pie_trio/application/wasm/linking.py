@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 
     from pie_trio.application.wasm.fiber import Fiber
 
-__all__ = ["ERROR", "HostFunction", "HostInterface", "HostLinker"]
+__all__ = ["ERROR", "HostFunction", "HostInterface", "HostLinker", "settle"]
 
 ERROR_CODES = (
     "invalid-argument",
     "unknown-handle",
     "out-of-pages",
+    "out-of-embeds",
     "limit-exceeded",
     "unsupported",
+    "forbidden",
+    "not-found",
+    "failed",
     "cancelled",
     "timed-out",
     "engine-failed",
@@ -99,11 +103,18 @@ class HostInterface:
 
     Attributes:
         resources: Names of resources, each with the number by which the host knows its kind.
+        types: The named types that it declares; those of its functions cross without this.
     """
 
     name: str
     functions: Mapping[str, HostFunction]
     resources: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, Codec[Any]] = field(default_factory=dict)
+
+    @property
+    def short_name(self) -> str:
+        """The name without package and version."""
+        return self.name.partition("/")[2].partition("@")[0]
 
 
 async def PARKED() -> None:  # noqa: N802 - a sentinel

@@ -20,7 +20,7 @@ import numpy as np
 from wasmtime import _ffi as ffi
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,11 +36,14 @@ __all__ = [
     "Array",
     "Codec",
     "Enum",
+    "Flags",
     "List",
     "Option",
     "Record",
     "Result",
     "ResultValue",
+    "Scalar",
+    "String",
     "Tuple",
     "Unit",
     "Variant",
@@ -71,6 +74,7 @@ _new_name = _native("wasm_byte_vec_new", _ADDRESS, _SIZE, ctypes.c_char_p)
 _new_list = _native("wasmtime_component_vallist_new_uninit", _ADDRESS, _SIZE)
 _new_record = _native("wasmtime_component_valrecord_new_uninit", _ADDRESS, _SIZE)
 _new_tuple = _native("wasmtime_component_valtuple_new_uninit", _ADDRESS, _SIZE)
+_new_flags = _native("wasmtime_component_valflags_new_uninit", _ADDRESS, _SIZE)
 _new_box = _native("wasmtime_component_val_new", _ADDRESS, result=_ADDRESS)
 
 _size_at = ctypes.c_size_t.from_address
@@ -131,6 +135,10 @@ F64 = Scalar[float](ffi.WASMTIME_COMPONENT_F64, ctypes.c_double, "d")
 
 def _new_vector(address: int, count: int) -> int:
     """Let wasmtime allocate ``count`` values for the list at ``address``; return where."""
+    if not count:  # as wasmtime itself leaves an empty one
+        _size_at(address + PAYLOAD).value = 0
+        _pointer_at(address + PAYLOAD + POINTER_SIZE).value = None
+        return 0
     _new_list(address + PAYLOAD, count)
     return _pointer_at(address + PAYLOAD + POINTER_SIZE).value or 0
 
@@ -148,10 +156,14 @@ class Array:
             return np.empty(0, self.dtype)
         data = _pointer_at(address + PAYLOAD + POINTER_SIZE).value or 0
         copied = ctypes.string_at(data, count * VAL_SIZE)
+        if count <= SHORT_LIST:
+            return np.array(self.item.packer(count).unpack(copied)).astype(self.dtype)
         view = np.ndarray((count,), self.item.dtype, copied, PAYLOAD, (VAL_SIZE,))
         return view.astype(self.dtype)
 
     def lower(self, address: int, value: Any) -> None:
+        if isinstance(value, bytes):
+            value = np.frombuffer(value, np.uint8)
         count = len(value)
         data = _new_vector(address, count)
         if count:
@@ -221,6 +233,7 @@ class Enum:
     """One of several names, as a ``str``."""
 
     def __init__(self, *names: str) -> None:
+        self.names = names
         self.raw_names = {name: name.encode() for name in names}
 
     def lift(self, address: int) -> str:
@@ -231,13 +244,37 @@ class Enum:
         _byte_at(address).value = ffi.WASMTIME_COMPONENT_ENUM.value
 
 
+class Flags:
+    """Any of several names, as a set of them."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.raw_names = {name: name.encode() for name in names}
+
+    def lift(self, address: int) -> frozenset[str]:
+        count = _size_at(address + PAYLOAD).value
+        data = _pointer_at(address + PAYLOAD + POINTER_SIZE).value or 0
+        return frozenset(_read_name(data + i * NAME_SIZE) for i in range(count))
+
+    def lower(self, address: int, value: Collection[str]) -> None:
+        raw_names = [self.raw_names[name] for name in value]
+        _new_flags(address + PAYLOAD, len(raw_names))
+        data = _pointer_at(address + PAYLOAD + POINTER_SIZE).value or 0
+        for i, raw_name in enumerate(raw_names):
+            _write_name(data + i * NAME_SIZE, raw_name)
+        _byte_at(address).value = ffi.WASMTIME_COMPONENT_FLAGS.value
+
+
 class Record:
     """A record as a tuple of its fields, in the order of the WIT."""
 
     def __init__(self, **fields: Codec[Any]) -> None:
+        self.codec_by_name = {
+            name.replace("_", "-"): codec for name, codec in fields.items()
+        }
         self.fields = [
-            (name.replace("_", "-").encode(), codec, i * ENTRY_SIZE)
-            for i, (name, codec) in enumerate(fields.items())
+            (name.encode(), codec, i * ENTRY_SIZE)
+            for i, (name, codec) in enumerate(self.codec_by_name.items())
         ]
 
     def lift(self, address: int) -> tuple[Any, ...]:

@@ -7,15 +7,13 @@ folded into the query length, because ``enable_gqa`` is 2 to 5 times slower on a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 -- the name that everybody uses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from pie_trio.inference.kv_cache import KvCache
     from pie_trio.inference.metadata import BatchMetadata
 
-__all__ = ["PagedAttention", "plan_attention"]
+__all__ = ["PagedAttention", "plan_attention", "to_tensor"]
 
 # Decoding requests share one padded call while their keys fit the cache of a core (beyond
 # that, one call each is up to three times faster) and while little of it is padding.
@@ -122,57 +120,75 @@ def plan_attention(
     batch: Batch, metadata: BatchMetadata, kv_cache: KvCache
 ) -> PagedAttention:
     """Prepare the attention of a batch once for all layers."""
-    is_decode = metadata.query_lens == 1
-    parts: list[_DecodeGroup | _Chunk] = [
-        _plan_chunk(request, batch.forwards[request], metadata, kv_cache.pages.dtype)
-        for request in np.flatnonzero(~is_decode).tolist()
-    ]
-    keys, _ = kv_cache.layer(0)
-    max_slots = max(1, _GROUP_KEY_BYTES // (keys[0].numel() * keys.itemsize))
-    groups = _group_by_length(np.flatnonzero(is_decode), metadata.kv_lens, max_slots)
+    dtype = kv_cache.pages.dtype
+    parts: list[_DecodeGroup | _Chunk] = []
+    if len(metadata.token_ids) == metadata.num_requests:
+        decodes = np.arange(metadata.num_requests)
+    else:
+        is_decode = metadata.query_lens == 1
+        decodes = np.flatnonzero(is_decode)
+        parts += [
+            _plan_chunk(request, batch.forwards[request], metadata, dtype)
+            for request in np.flatnonzero(~is_decode).tolist()
+        ]
+    max_slots = max(1, _GROUP_KEY_BYTES // kv_cache.key_bytes)
     parts += [
-        _plan_decode(group, batch, metadata, kv_cache.pages.dtype) for group in groups
+        _plan_decode(group, batch, metadata, dtype)
+        for group in _group_by_length(decodes, metadata.kv_lens, max_slots)
     ]
-    write_slots = torch.as_tensor(metadata.write_slots)
+    write_slots = to_tensor(metadata.write_slots)
     return PagedAttention(kv_cache, write_slots, tuple(parts))
 
 
+def to_tensor(array: NDArray[Any]) -> Tensor:
+    """Return a tensor on the memory of ``array``; twice as fast as ``torch.as_tensor``."""
+    return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType] -- torch
+
+
 def _group_by_length(
-    requests: NDArray[np.int64], kv_lens: NDArray[np.int32], max_slots: int
-) -> list[list[int]]:
+    requests: NDArray[np.int64], all_kv_lens: NDArray[np.int32], max_slots: int
+) -> list[NDArray[np.int64]]:
     """Split requests into groups of similar length, each in the order of the batch."""
-    order = requests[np.argsort(-kv_lens[requests], kind="stable")]
-    groups: list[list[int]] = []
-    longest = used = 0
-    for request, kv_len in zip(order.tolist(), kv_lens[order].tolist(), strict=True):
-        size = len(groups[-1]) + 1 if groups else 1
-        fits = (
-            size * longest <= max_slots
-            and used + kv_len >= _GROUP_MIN_FILL * size * longest
-        )
-        if groups and fits:
-            groups[-1].append(request)
-            used += kv_len
-        else:
-            groups.append([request])
-            longest = used = kv_len
-    return [sorted(group) for group in groups]
+    if len(requests) < 2:
+        return [requests] if len(requests) else []
+    kv_lens = all_kv_lens[requests]
+    order = (-kv_lens).argsort(kind="stable")
+    groups: list[NDArray[np.int64]] = []
+    start = longest = used = 0
+    lengths = kv_lens[order].tolist()
+    for place, kv_len in enumerate(lengths):
+        longest = longest or kv_len
+        size = (place - start + 1) * longest
+        used += kv_len
+        if place > start and (size > max_slots or used < _GROUP_MIN_FILL * size):
+            groups.append(order[start:place])
+            start, longest, used = place, kv_len, kv_len
+    groups.append(order[start:])
+    return [np.sort(requests[group]) for group in groups]
 
 
 def _plan_decode(
-    requests: Sequence[int], batch: Batch, metadata: BatchMetadata, dtype: torch.dtype
+    requests: NDArray[np.int64],
+    batch: Batch,
+    metadata: BatchMetadata,
+    dtype: torch.dtype,
 ) -> _DecodeGroup:
     slots = metadata.context_slots(requests)  # [B, S]
-    kv_lens: NDArray[np.int32] = metadata.kv_lens[requests]
-    is_seen = np.arange(slots.shape[1], dtype=np.int32) < kv_lens[:, None]  # [B, S]
-    for row, request in enumerate(requests):
-        mask = batch.forwards[request].mask
-        if mask is not None:
+    ids: list[int] = requests.tolist()
+    all_masks = [batch.forwards[request].mask for request in ids]
+    masks = [(row, mask) for row, mask in enumerate(all_masks) if mask is not None]
+    kv_lens = metadata.kv_lens[requests]
+    bias = None
+    if masks or min(kv_lens.tolist()) < slots.shape[1]:
+        is_seen = np.arange(slots.shape[1], dtype=np.int32) < kv_lens[:, None]  # [B, S]
+        for row, mask in masks:
             is_seen[row, : mask.shape[1]] &= mask[0]
+        bias = _bias(is_seen, dtype)[:, None, None]
+    rows = metadata.qo_indptr[requests].astype(np.int64)
     return _DecodeGroup(
-        rows=torch.as_tensor(metadata.qo_indptr[requests].astype(np.int64)),
-        slots=torch.as_tensor(slots.reshape(-1)),
-        bias=None if is_seen.all() else _bias(is_seen, dtype)[:, None, None],
+        rows=to_tensor(rows),
+        slots=to_tensor(slots.reshape(-1)),
+        bias=bias,
     )
 
 
@@ -190,12 +206,13 @@ def _plan_chunk(
     start = int(metadata.qo_indptr[index])
     return _Chunk(
         rows=torch.arange(start, start + num_tokens),
-        slots=torch.as_tensor(metadata.context_slots([index])[0]),
+        slots=torch.as_tensor(metadata.context_slots(np.array([index]))[0]),
         bias=bias,
     )
 
 
 def _bias(is_seen: NDArray[np.bool_], dtype: torch.dtype) -> Tensor:
     """Return what is added to the scores: a float mask is faster than a boolean one."""
-    hidden = torch.as_tensor(~is_seen)
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    bias = np.zeros(is_seen.shape, np.float32)
+    bias[~is_seen] = -np.inf
+    return to_tensor(bias).to(dtype)

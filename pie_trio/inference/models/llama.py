@@ -83,20 +83,23 @@ class LlamaModel:
         """Of the weights, the hidden states and the KV cache."""
         return self.embedding.dtype
 
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return ``[num_tokens, hidden_size]``, what the tokens enter the first layer as."""
+        return F.embedding(token_ids, self.embedding)
+
     def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: Attention
+        self, hidden: Tensor, positions: Tensor, attention: Attention
     ) -> Tensor:
         """Run all layers over a ragged batch.
 
         Args:
-            token_ids: ``[num_tokens]`` int, of all requests, one after the other.
+            hidden: ``[num_tokens, hidden_size]`` of all requests, one after the other.
             positions: ``[num_tokens]`` int, what the rotary embedding sees.
             attention: Knows which token belongs to which request.
 
         Returns:
             ``[num_tokens, hidden_size]``, before the final norm: see :meth:`logits`.
         """
-        hidden = F.embedding(token_ids, self.embedding)  # [T, hidden]
         cos, sin = self._rotary(positions)
         for index, layer in enumerate(self.layers):
             normed = self._norm(hidden, layer.attention_norm)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trio
 
 from pie_trio.application.host.instance_log import InstanceLog
+from pie_trio.application.host.interfaces import make_interfaces
 from pie_trio.application.host.session import Launch, Session
+from pie_trio.application.services import Grants, Outgoing, Services, open_services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.waiting import Waiting
 from pie_trio.config import ControlConfig, InstanceLimits
@@ -18,14 +21,31 @@ from tests.control.engines import TIME_LIMIT_SECONDS, Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from pathlib import Path
 
     from pie_trio.control.pages import PagePool
     from pie_trio.control.served_model import ServedModel
 
 NUM_PAGES, PAGE_SIZE = 32, 4
 
+CALL_BY_NAME = {
+    name.replace("-", "_"): function.call
+    for interface in make_interfaces()
+    for name, function in interface.functions.items()
+}
+
 Sampler = tuple[float, int, float, float, int]
 GREEDY: Sampler = (0.0, 0, 1.0, 0.0, 0)
+
+
+class GuestSession(Session):
+    """A session with the functions of the WIT as methods, as a guest has them."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return partial(CALL_BY_NAME[name], self)
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 class Client:
@@ -35,7 +55,7 @@ class Client:
         on_wait: Called each time before it waits.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: GuestSession) -> None:
         self.session = session
         self.on_wait: Callable[[], None] = lambda: None
 
@@ -65,7 +85,7 @@ class Client:
             positions = range(start, start + len(tokens))
         if outputs is None:
             outputs = [len(tokens) - 1]
-        return self.session.forward_text(
+        ticket: int = self.session.forward_text(
             queue,
             (
                 np.array(list(tokens), np.int32),
@@ -73,16 +93,26 @@ class Client:
                 list(pages),
                 start,
                 mask,
-                np.array(list(outputs), np.int32),
-                sampler,
-                top_k,
+                self.outputs(outputs, sampler, top_k),
+                "",
             ),
         )
+        return ticket
+
+    @staticmethod
+    def outputs(
+        rows: Sequence[int], sampler: Sampler | None, top_k: int
+    ) -> list[tuple[Any, ...]]:
+        """Return what the wire carries for the outputs of a forward."""
+        if not len(rows) or (sampler is None and not top_k):
+            return []
+        chosen = None if sampler is None else (*sampler, 0)
+        return [(np.array(list(rows), np.int32), chosen, top_k, frozenset())]
 
     async def take(self, ticket: int) -> list[int]:
         """Return the tokens that a forward sampled."""
-        tokens: list[int]
-        tokens, _, _ = await self.resolve(self.session.take_forward(ticket))
+        results = await self.resolve(self.session.take_forward(ticket))
+        tokens: list[int] = results[0][0] if results else []
         return tokens
 
     async def run(self, tokens: Sequence[int], **details: Any) -> int:
@@ -101,11 +131,12 @@ class Rig:
     def __init__(
         self,
         engines: Sequence[FakeEngine],
-        models: Mapping[str, ServedModel],
+        services: Services,
         limits: InstanceLimits,
         gate: Gate,
     ) -> None:
-        self.engines, self.models = engines, models
+        self.engines, self.services = engines, services
+        self.models: Mapping[str, ServedModel] = services.models
         self.limits, self.gate = limits, gate
 
     @property
@@ -118,15 +149,25 @@ class Rig:
         """Of the first model."""
         return next(iter(self.models.values())).pool
 
-    def make_session(self, name: str = "test-1") -> Session:
+    def make_session(
+        self,
+        name: str = "test-1",
+        *,
+        owner: str = "local",
+        grants: Grants | None = None,
+        depth: int = 0,
+    ) -> GuestSession:
         """Return a session that the caller closes."""
         log = InstanceLog(max_bytes=1000)
-        return Session(Launch(name, "{}"), self.models, self.limits, log)
+        launch = Launch(name, "{}", owner, grants or Grants(), depth)
+        return GuestSession(launch, self.services, self.limits, log)
 
     @asynccontextmanager
-    async def open_client(self, name: str = "test-1") -> AsyncGenerator[Client]:
+    async def open_client(
+        self, name: str = "test-1", **launch: Any
+    ) -> AsyncGenerator[Client]:
         """Run an instance that has queue 0 on the first model."""
-        session = self.make_session(name)
+        session = self.make_session(name, **launch)
         session.create_queue(0, "")
         try:
             yield Client(session)
@@ -137,10 +178,12 @@ class Rig:
     def check_all_free(self) -> None:
         """Assert that all pages are back and nothing is on its way."""
         for model in self.models.values():
+            model.exports.clear()
             model.pool.check()
+            model.embeds.check()
             assert model.pool.num_free == model.pool.num_pages, "a page was lost"
             assert model.batcher.num_unfinished == 0
-            assert model.rendezvous.num_expected == 0
+            assert model.batcher.arrivals.num_expected == 0
 
 
 def assert_is_closed(session: Session) -> None:
@@ -148,6 +191,10 @@ def assert_is_closed(session: Session) -> None:
     assert len(session.tickets) == 0
     assert len(session.queues) == 0
     assert all(len(table) == 0 for table in session.pages.values())
+    assert len(session.tasks) == 0
+    assert len(session.subscriptions) == 0
+    assert session.children.num_alive == 0
+    assert session.requests.num_bytes == 0
 
 
 @asynccontextmanager
@@ -159,9 +206,11 @@ async def open_rig(
     failures: Mapping[int, Exception] | None = None,
     control: ControlConfig | None = None,
     limits: InstanceLimits | None = None,
+    store_path: Path | None = None,
+    outgoing: Outgoing | None = None,
 ) -> AsyncGenerator[Rig]:
     """Serve fake models; asserts in the end that every page is back."""
-    control = control or ControlConfig(rendezvous_floor_seconds=0.0)
+    control = control or ControlConfig(policy="rendezvous:0.5,0")
     limits = limits or InstanceLimits()
     with trio.fail_after(TIME_LIMIT_SECONDS):
         gate = Gate(is_open=not gated)
@@ -176,8 +225,11 @@ async def open_rig(
             for name in names
         ]
         loaded = [LoadedEngine(engine, FakeTokenizer()) for engine in engines]
-        async with open_models(loaded, control, limits) as models:
-            rig = Rig(engines, models, limits, gate)
+        async with (
+            open_models(loaded, control, limits) as models,
+            open_services(models, store_path=store_path, outgoing=outgoing) as services,
+        ):
+            rig = Rig(engines, services, limits, gate)
             try:
                 yield rig
             finally:

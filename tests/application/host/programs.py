@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pie_trio.engine_api import Batch, ForwardRequest, OutputSpec, PageCopy, SamplerSpec
+from pie_trio.errors import EngineError
 from pie_trio.inference.fake import FakeEngine
 from tests.application.host.clients import PAGE_SIZE, Client, Sampler
 
@@ -137,12 +138,16 @@ def run_plainly(program: Program) -> list[list[int]]:
                 page_ids=np.array(context.pages, np.int32),
                 kv_len=kv_len,
                 mask=np.array(mask, np.bool_),
-                outputs=OutputSpec(
-                    np.arange(len(positions), dtype=np.int32),
-                    SamplerSpec(*sampler_of(op)),
+                outputs=(
+                    OutputSpec(
+                        np.arange(len(positions), dtype=np.int32),
+                        SamplerSpec(*sampler_of(op)),
+                    ),
                 ),
             )
-            (result,) = engine.execute(Batch((request,)))
+            (results,) = engine.execute(Batch((request,))).forwards
+            assert not isinstance(results, EngineError)
+            (result,) = results
             sampled.append(result.token_ids.tolist())
         elif op.kind == "drop" and contexts:
             contexts.pop(op.context % len(contexts))

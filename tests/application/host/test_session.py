@@ -31,9 +31,8 @@ async def test_a_result_has_the_tokens_and_distributions_that_were_asked_for() -
     async with open_rig() as rig, rig.open_client() as client:
         client.session.alloc_kvpage(0, [0])
         ticket = client.forward(b"abc", pages=[0], outputs=[0, 2], top_k=3)
-        tokens, top_ids, top_probs = await client.resolve(
-            client.session.take_forward(ticket)
-        )
+        results = await client.resolve(client.session.take_forward(ticket))
+        tokens, top_ids, top_probs = results[0][:3]
         expected = [fake_continuation(b"abc"[:n], 1)[0] for n in (1, 3)]
         assert tokens == expected
         assert (len(top_ids), len(top_probs)) == (6, 6)
@@ -45,7 +44,7 @@ async def test_a_result_has_the_tokens_and_distributions_that_were_asked_for() -
 async def test_clients_that_go_token_by_token_share_one_batch_a_step() -> None:
     """Not two halves that alternate, each of which reads all the weights."""
     num_clients, num_tokens = 6, 5
-    control = ControlConfig(rendezvous_floor_seconds=TIME_LIMIT_SECONDS)
+    control = ControlConfig(policy=f"rendezvous:0.5,{TIME_LIMIT_SECONDS}")
 
     async def generate(rig: Rig, prompt: bytes, ready: trio.Event) -> None:
         async with rig.open_client() as client:
@@ -262,13 +261,13 @@ async def test_submitting_and_cancelling_for_long_is_refused_in_the_end() -> Non
 async def test_models_are_found_by_name_and_the_first_is_the_default(
     autojump_clock: MockClock,
 ) -> None:
-    control = ControlConfig(max_batch_tokens=64, max_distribution=500)
+    control = ControlConfig(max_forward_tokens=64, max_distribution=500)
     async with open_rig(names=["a", "b"], control=control) as rig:
         session = rig.make_session()
         assert session.available_models() == ["a", "b"]
         assert session.get_model("")[0] == "a"
         assert session.get_model("b")[0] == "b"
-        assert session.get_model("b")[-2:] == (64, 258), "no more than the vocabulary"
+        assert session.get_model("b")[10:12] == (64, 258), "no more than the vocabulary"
         with pytest.raises(BadArgumentError, match="no model 'c': the server has a, b"):
             session.create_queue(0, "c")
 
@@ -295,7 +294,7 @@ async def test_timers_and_the_log_are_the_instance_s_own(
         assert one.timer_deadline(number) == 5.0
         one.drop_resource(number)
         one.drop_resource(number)
-        one.write_log("info", "hello")
+        one.log.write("info", "hello")
         one.write_output(1, b"there\n")
         assert [line.text for line in one.log.lines] == ["hello", "there"]
         assert len(other.log.lines) == 0

@@ -12,7 +12,6 @@ from trio.testing import wait_all_tasks_blocked
 from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.inference.fake import fake_continuation
 from tests.application.host.clients import (
-    NUM_PAGES,
     Client,
     Rig,
     assert_is_closed,
@@ -43,7 +42,7 @@ async def test_an_idle_instance_gives_its_pages_back_at_once(
             client.session.alloc_kvpage(0, [0, 1])
             client.session.fork_kvpage(0, [0], [2])
         await client.session.close()  # twice is fine
-        assert rig.pool.num_free == NUM_PAGES
+        assert rig.pool.num_virtual == 0
 
 
 async def test_close_waits_for_the_step_that_uses_the_pages() -> None:
@@ -52,7 +51,7 @@ async def test_close_waits_for_the_step_that_uses_the_pages() -> None:
         client.forward(b"x", pages=[0])
         await rig.gate.wait_started(1)
         async with closing(client):
-            assert rig.pool.num_free == NUM_PAGES - 1, "the unused ones are back"
+            assert rig.pool.num_virtual == 1, "the unused ones are back"
             rig.gate.open()
 
 
@@ -79,7 +78,7 @@ async def test_a_command_that_was_cancelled_during_its_step_is_waited_for() -> N
         await rig.gate.wait_started(1)
         client.session.cancel(ticket)
         async with closing(client):
-            assert rig.pool.num_free == NUM_PAGES - 1
+            assert rig.pool.num_virtual == 1
             rig.gate.open()
 
 
@@ -126,18 +125,18 @@ async def test_an_instance_that_is_cancelled_together_with_its_model_ends() -> N
 async def test_it_ends_too_if_its_command_is_on_the_way_to_the_device(
     autojump_clock: MockClock, is_expected: bool
 ) -> None:
-    control = ControlConfig(rendezvous_floor_seconds=60.0)
+    control = ControlConfig(policy="rendezvous:0.5,60")
     with trio.CancelScope() as scope:
         async with open_rig(control=control) as rig, rig.open_client() as client:
             await wait_all_tasks_blocked()
             client.session.alloc_kvpage(0, [0])
             client.forward(b"x", pages=[0])
             if is_expected:
-                rig.models["fake"].rendezvous.expect(client.session)
+                rig.models["fake"].batcher.arrivals.expect("test-1")
                 await wait_all_tasks_blocked()
             scope.cancel()
     assert scope.cancelled_caught
-    assert rig.pool.num_free == NUM_PAGES
+    assert rig.pool.num_virtual == 0
     assert rig.engine.batch_sizes == []
 
 

@@ -13,7 +13,7 @@ from pie_trio.errors import (
     UnknownHandleError,
 )
 from pie_trio.inference.fake import fake_continuation
-from tests.application.host.clients import NUM_PAGES, PAGE_SIZE, open_rig
+from tests.application.host.clients import PAGE_SIZE, open_rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +40,12 @@ async def test_a_fork_that_is_written_gets_its_own_copy_and_the_other_keeps_its(
         client.forward(PROMPT, pages=PAGES)
         forked = [10, 11, 12]
         client.session.fork_kvpage(0, PAGES, forked)
-        assert rig.pool.num_free == NUM_PAGES - 3, "nothing is copied yet"
+        assert rig.pool.num_virtual == 3, "nothing is copied yet"
         tickets = [
             client.forward([token], pages=pages, start=LENGTH)
             for pages, token in ((forked, 65), (PAGES, 66), (forked, 67))
         ]
-        assert rig.pool.num_free == NUM_PAGES - 4, "one page is"
+        assert rig.pool.num_virtual == 4, "one page is"
         assert [await client.take(ticket) for ticket in tickets] == [
             fake_continuation([*PROMPT, token], 1) for token in (65, 66, 67)
         ]
@@ -60,7 +60,7 @@ async def test_a_fork_that_is_only_read_is_not_copied() -> None:
         client.session.fork_kvpage(0, [0, 1], [10, 11])
         token = await client.run(PROMPT[8:], pages=[10, 11, 3], start=8)
         assert [token] == fake_continuation(PROMPT, 1)
-        assert rig.pool.num_free == NUM_PAGES - 4
+        assert rig.pool.num_virtual == 4
 
 
 async def test_cancelling_the_first_write_of_a_fork_does_not_lose_what_it_shared() -> (
@@ -114,23 +114,42 @@ async def test_a_page_number_can_be_used_again_while_a_command_still_reads_the_p
         client.session.alloc_kvpage(0, PAGES)
         other = [256, *b"Twice"]
         third = client.forward(other, pages=PAGES)
-        assert rig.pool.num_free == 0
+        assert rig.pool.num_virtual == 6
         rig.gate.open()
         assert await client.take(first) == fake_continuation(PROMPT, 1)
         assert await client.take(second) == fake_continuation([*PROMPT, 65], 1)
         assert await client.take(third) == fake_continuation(other, 1)
-        assert rig.pool.num_free == 3
+        assert rig.pool.num_virtual == 3
 
 
-async def test_a_failed_allocation_shows_at_the_first_forward() -> None:
+async def test_a_context_larger_than_the_model_s_memory_is_refused_at_once() -> None:
     async with open_rig(num_pages=2) as rig, rig.open_client() as client:
         client.session.alloc_kvpage(0, PAGES)
-        with pytest.raises(OutOfPagesError, match="need 1 KV pages but only 0 of 2"):
+        with pytest.raises(OutOfPagesError, match="need 3 KV pages but only 2 of 2"):
             client.forward(PROMPT, pages=PAGES)
         assert len(client.session.tickets) == 0
-        client.session.fork_kvpage(0, [2], [12])
-        client.session.dealloc_kvpage(0, [2, 12])
         assert await client.run(PROMPT[:8], pages=[0, 1]) >= 0
+
+
+async def test_pages_take_no_memory_before_they_are_written() -> None:
+    async with open_rig(num_pages=2) as rig, rig.open_client() as client:
+        client.session.alloc_kvpage(0, range(100))
+        client.session.fork_kvpage(0, [50], [200])
+        assert rig.pool.num_free == 2
+        assert await client.run(PROMPT[:3], pages=[50]) >= 0
+        assert await client.run(PROMPT[:3], pages=[200]) >= 0
+        assert rig.pool.num_free == 0
+
+
+async def test_a_forward_that_finds_no_page_fails_and_says_so() -> None:
+    async with open_rig(num_pages=2) as rig, rig.open_client() as client:
+        client.session.alloc_kvpage(0, PAGES)
+        await client.run(PROMPT[:8], pages=[0, 1])
+        ticket = client.forward(b"x", pages=[2])
+        with pytest.raises(OutOfPagesError, match="need 1 KV pages but only 0 of 2"):
+            await client.take(ticket)
+        client.session.dealloc_kvpage(0, [0])
+        assert await client.run(b"x", pages=[2]) >= 0, "its number can be used again"
 
 
 async def test_pages_of_one_instance_mean_nothing_in_another() -> None:
@@ -157,7 +176,7 @@ async def test_each_model_has_pages_of_its_own() -> None:
         with pytest.raises(UnknownHandleError):
             client.forward(b"x", pages=[7], queue=1)
         client.session.alloc_kvpage(1, [7, 8])
-        assert [pool.num_free for pool in pools] == [NUM_PAGES - 1, NUM_PAGES - 2]
+        assert [pool.num_virtual for pool in pools] == [1, 2]
         tickets = [
             client.forward(b"abc", pages=[7], queue=0),
             client.forward(b"xyz", pages=[7], queue=1),
@@ -193,9 +212,9 @@ async def test_allocating_and_giving_back_are_all_or_nothing() -> None:
             with pytest.raises(error):
                 call()
             assert list(session.pages["fake"]) == [0, 1]
-            assert rig.pool.num_free == NUM_PAGES - 2
+            assert rig.pool.num_virtual == 2
         session.fork_kvpage(0, [0, 0], [2, 3])
-        assert rig.pool.num_free == NUM_PAGES - 2
+        assert rig.pool.num_virtual == 2
 
 
 async def test_a_page_lives_until_its_last_number_is_given_back() -> None:
@@ -207,7 +226,7 @@ async def test_a_page_lives_until_its_last_number_is_given_back() -> None:
         token = await client.run(PROMPT[3:4], pages=[1], start=3)
         assert [token] == fake_continuation(PROMPT[:4], 1)
         client.session.dealloc_kvpage(0, [1])
-        assert rig.pool.num_free == NUM_PAGES
+        assert rig.pool.num_virtual == 0
 
 
 def test_the_page_size_is_what_these_tests_assume() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pie_trio.config import ControlConfig, InstanceLimits
-from pie_trio.errors import InferletError
+from pie_trio.errors import InferletError, OutOfPagesError
 from pie_trio.inference.fake import fake_continuation
-from tests.application.host.clients import Rig, open_rig
+from tests.application.host.clients import PAGE_SIZE, Rig, open_rig
 from tests.application.host.programs import (
     POOL_PAGES,
     PROGRAMS,
@@ -27,7 +27,7 @@ CONFIGS = st.builds(
     ControlConfig,
     max_batch=st.sampled_from([1, 2, 256]),
     max_batch_tokens=st.sampled_from([6, 12, 2048]),
-    rendezvous_floor_seconds=st.just(0.0),
+    policy=st.just("rendezvous:0.5,0"),
 )
 
 
@@ -78,7 +78,24 @@ PAGES = st.sampled_from([[0, 1], [0, 1], [0, 2], [3, 4], [0, 5]]) | st.lists(
 )
 MASKS = st.none() | st.lists(st.lists(near(0, 1, 2, 3, 6), max_size=5), max_size=3)
 SAMPLERS = st.none() | st.tuples(
-    FLOATS, near(0, 1, 300), FLOATS, FLOATS, st.integers(0, 2**64 - 1)
+    FLOATS,
+    near(0, 1, 300),
+    FLOATS,
+    FLOATS,
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([0, 0, 0, 1]),
+)
+EXTRAS = st.frozensets(
+    st.sampled_from(["logprobs", "entropy", "logits", "hidden"]), max_size=2
+)
+OUTPUTS = st.lists(
+    st.tuples(
+        st.just(np.array([1], np.int32)) | int32s(near(0, 1)),
+        SAMPLERS,
+        near(0, 1, 258, 259),
+        EXTRAS,
+    ),
+    max_size=2,
 )
 REQUESTS = st.tuples(
     TOKENS,
@@ -86,9 +103,8 @@ REQUESTS = st.tuples(
     PAGES,
     near(0, 2, 5),
     MASKS,
-    st.just(np.array([1], np.int32)) | int32s(near(0, 1)),
-    SAMPLERS,
-    near(0, 1, 258, 259),
+    OUTPUTS,
+    st.sampled_from(["", "", "", "none"]),
 )
 
 
@@ -98,7 +114,7 @@ def state_of(rig: Rig, session: Session) -> Any:
     pool.check()
     table = session.pages["fake"]
     return (
-        [pool.num_owners(page) for page in range(pool.num_pages)],
+        [pool.num_owners(page) for page in range(len(pool.physical))],
         pool.positions.tolist(),
         pool.num_free,
         {handle: table.get(handle) for handle in table},
@@ -113,7 +129,7 @@ async def test_a_forward_is_either_refused_with_nothing_changed_or_runs(
     queue: int, request: Any, is_full: bool
 ) -> None:
     """What the session lets through, the engine must not refuse: that fails a whole batch."""
-    control = ControlConfig(max_batch_tokens=4, rendezvous_floor_seconds=0.0)
+    control = ControlConfig(max_batch_tokens=4, policy="rendezvous:0.5,0")
     async with open_rig(num_pages=6, control=control) as rig:
         async with rig.open_client() as client:
             session = client.session
@@ -121,18 +137,25 @@ async def test_a_forward_is_either_refused_with_nothing_changed_or_runs(
             await client.run(b"abc", pages=[0])
             session.fork_kvpage(0, [0, 2], [4, 5])
             if is_full:
-                session.alloc_kvpage(0, [10, 11])  # the last ones
-                session.alloc_kvpage(0, [6])  # which there is not
+                session.alloc_kvpage(0, list(range(10, 16)))
+                for page in range(10, 15):
+                    await client.run(b"x", pages=[page])
             before = state_of(rig, session)
             try:
                 ticket = session.forward_text(queue, request)
             except InferletError:
                 assert state_of(rig, session) == before
                 return
-            tokens, top_ids, _ = await client.resolve(session.take_forward(ticket))
-            num_rows, top_k = len(request[5]), request[7]
-            assert len(tokens) in (0, num_rows)
-            assert len(top_ids) == num_rows * top_k
+            try:
+                results = await client.resolve(session.take_forward(ticket))
+            except OutOfPagesError:
+                assert is_full
+                return
+            for (rows, sampler, top_k, _), result in zip(
+                request[5], results, strict=True
+            ):
+                assert len(result[0]) == (0 if sampler is None else len(rows))
+                assert len(result[1]) == len(rows) * top_k
 
 
 HANDLES = st.lists(near(0, 1, 2, 3), max_size=4)
@@ -144,6 +167,49 @@ CALLS = st.one_of(
     st.tuples(st.just("dealloc_kvpage"), st.tuples(near(0, 1), HANDLES)),
     st.tuples(st.just("fork_kvpage"), st.tuples(near(0, 1), HANDLES, HANDLES)),
     st.tuples(st.just("forward_text"), st.tuples(near(0, 1), REQUESTS)),
+    st.tuples(
+        st.just("copy_kvpage"),
+        st.tuples(near(0, 1), *[near(0, 1, 2, 3)] * 5),
+    ),
+    st.tuples(st.just("alloc_emb"), st.tuples(near(0, 1), HANDLES)),
+    st.tuples(st.just("dealloc_emb"), st.tuples(near(0, 1), HANDLES)),
+    st.tuples(st.just("embed_txt"), st.tuples(near(0, 1), HANDLES, HANDLES, HANDLES)),
+    st.tuples(
+        st.just("forward"),
+        st.tuples(near(0, 1), HANDLES, HANDLES, HANDLES, HANDLES, MASKS),
+    ),
+    st.tuples(
+        st.just("get_next_dist"), st.tuples(near(0, 1), near(0, 1, 2), near(0, 1, 5))
+    ),
+    st.tuples(
+        st.just("mask_kvpage"),
+        st.tuples(
+            near(0, 1),
+            near(0, 1, 2),
+            st.lists(st.booleans(), min_size=PAGE_SIZE, max_size=PAGE_SIZE),
+        ),
+    ),
+    st.tuples(
+        st.just("export_kvpage"),
+        st.tuples(
+            near(0, 1),
+            HANDLES,
+            st.sampled_from(["", "x", "y"]),
+            st.booleans(),
+            st.sampled_from([("owner", None), ("users", ["z"]), ("published", None)]),
+            st.none() | FLOATS,
+            st.just(np.zeros(3, np.uint8)),
+        ),
+    ),
+    st.tuples(
+        st.just("import_kvpage"),
+        st.tuples(near(0, 1), st.sampled_from(["x", "y", "local/x"]), HANDLES),
+    ),
+    st.tuples(st.just("unexport_kvpage"), st.tuples(near(0, 1), st.sampled_from("xy"))),
+    st.tuples(st.just("set_queue_priority"), st.tuples(near(0, 1), st.just("high"))),
+    st.tuples(st.just("suspend_pages"), st.tuples()),
+    st.tuples(st.just("memory_pressure"), st.tuples()),
+    st.tuples(st.just("release"), st.tuples(near(1, 2, 3))),
     st.tuples(st.just("cancel"), st.tuples(near(1, 2, 3))),
     st.tuples(st.just("send"), st.tuples(st.sampled_from(["a", b"b"]))),
     st.tuples(st.just("wait"), st.tuples(HANDLES, st.none() | FLOATS)),
@@ -159,7 +225,7 @@ async def test_no_calls_break_the_session_or_lose_a_page(
     calls: list[tuple[str, tuple[Any, ...]]], is_held: bool
 ) -> None:
     limits = InstanceLimits(max_in_flight=6, max_pages=6, max_queues=3, max_unread=2)
-    control = ControlConfig(max_batch_tokens=4, rendezvous_floor_seconds=0.0)
+    control = ControlConfig(max_batch_tokens=4, policy="rendezvous:0.5,0")
     async with open_rig(
         names=["a", "b"], num_pages=4, control=control, gated=is_held, limits=limits
     ) as rig:

@@ -28,7 +28,7 @@ LIMIT_SECONDS = 120
 # However slow the machine: guests are not preempted, and the batcher waits for those who are
 # about to submit.
 PATIENT = {
-    "control": ControlConfig(rendezvous_floor_seconds=LIMIT_SECONDS),
+    "control": ControlConfig(policy=f"rendezvous:0.5,{LIMIT_SECONDS}"),
     "slice_ticks": 10**6,
 }
 
@@ -339,7 +339,7 @@ async def test_a_long_prompt_is_split_into_several_forwards(
     open_fake: OpenLauncher,
 ) -> None:
     engine = FakeEngine()
-    control = ControlConfig(max_batch_tokens=64)
+    control = ControlConfig(max_forward_tokens=64)
     async with open_fake(engine=engine, control=control) as launcher:
         tokens = await run(launcher, GENERATE, prompt="x" * 300, count=3)
     assert tokens == fake_continuation([256, *b"x" * 300], 3)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LIMIT_SECONDS = 120
 PROMPT = "x" * 150
 EXPECTED = fake_continuation([256, *PROMPT.encode()], 5)
-SPLIT = ControlConfig(max_batch_tokens=64)
+SPLIT = ControlConfig(max_forward_tokens=64)
 """Takes the prompt in three forwards, two of which return nothing."""
 
 

@@ -23,6 +23,7 @@ from pie_trio.application.wasm.values import (
     Array,
     Codec,
     Enum,
+    Flags,
     List,
     Option,
     Record,
@@ -104,6 +105,40 @@ def test_composites_survive() -> None:
     variant = Variant(some_case=U32, other=None)
     assert there_and_back(variant, ("some-case", 3)) == ("some-case", 3)
     assert there_and_back(variant, ("other", None)) == ("other", None)
+
+
+@given(st.frozensets(st.sampled_from(["read", "write-all", "grow"])))
+def test_flags_survive(flags: frozenset[str]) -> None:
+    codec = Flags("read", "write-all", "grow")
+    assert there_and_back(codec, flags) == flags
+    assert there_and_back(Option(codec), flags) == flags
+
+
+@given(
+    st.one_of(
+        st.tuples(st.just("text"), st.text(st.characters(codec="utf-8"))),
+        st.tuples(st.just("both"), st.tuples(st.integers(0, 9), st.booleans())),
+        st.just(("nothing-at-all", None)),
+    )
+)
+def test_variants_survive_in_any_place(value: tuple[str, Any]) -> None:
+    codec = Variant(text=STRING, both=Tuple(U32, BOOL), nothing_at_all=None)
+    assert there_and_back(codec, value) == value
+    assert there_and_back(List(codec), [value, value]) == [value, value]
+    assert there_and_back(Record(choice=codec), (value,)) == (value,)
+    assert (
+        there_and_back(Result(codec, Unit()), ResultValue(True, value)).value == value
+    )
+
+
+def test_a_name_that_is_not_declared_is_refused() -> None:
+    cases: list[tuple[Codec[Any], Any]] = [
+        (Flags("a"), {"b"}),
+        (Variant(a=None), ("b", None)),
+    ]
+    for codec, value in cases:
+        with pytest.raises(KeyError):
+            there_and_back(codec, value)
 
 
 @pytest.mark.parametrize("is_ok", [True, False])

@@ -1,0 +1,139 @@
+"""Batching policies side by side: stepwise inferlets, and a mix with streams and slow tools.
+
+    python -m benchmarks.policies --inferlets 8 32 128 --rounds 3
+
+The paper's table 5 has requests per second at 128 inferlets: eager 5.61, K 30.09, T 78.11,
+adaptive 84.85. Guests are real (Wasm); the engine is the model named by ``--model``, or by
+default one whose step takes a fixed time, as that of a model whose weights are read from memory:
+``--step-ms`` for the weights and ``--row-us`` for each row. That makes the figures those of the
+policies, not of the processor, which the guests need as well. Rounds take turns, so that slow
+moments of the machine hit all policies alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from benchmarks.harness import (
+    NullEngine,
+    describe_machine,
+    make_parser,
+    make_program,
+    open_bare_launcher,
+    spread,
+)
+from pie_trio.config import ControlConfig
+
+if TYPE_CHECKING:
+    from pie_trio.application.lifecycle.instances import Launcher
+    from pie_trio.engine_api import Batch, BatchResult
+
+POLICIES = ("eager", "k:8", "t:0.016", "k_or_t:8,0.016", "adaptive", "rendezvous")
+
+STEPWISE = make_program(
+    "from inferlet_py import Context, inferlet\n"
+    "@inferlet\n"
+    "async def main(tokens: int) -> None:\n"
+    "    async with Context() as context:\n"
+    "        dist = await context.forward(range(1, 17), top=4)\n"
+    "        for _ in range(tokens):\n"
+    "            dist = await context.forward([dist.argmax()], top=4)\n"
+)
+STREAMING = make_program(
+    "from inferlet_py import Context, inferlet\n"
+    "@inferlet\n"
+    "async def main(tokens: int) -> None:\n"
+    "    async with Context() as context:\n"
+    "        context.append(range(1, 17))\n"
+    "        await context.generate(max_tokens=tokens, stop_tokens=[]).tokens()\n"
+)
+TOOL = make_program(
+    "from inferlet_py import Context, inferlet, sleep\n"
+    "@inferlet\n"
+    "async def main(tokens: int) -> None:\n"
+    "    async with Context() as context:\n"
+    "        dist = await context.forward(range(1, 17), top=4)\n"
+    "        for step in range(tokens):\n"
+    "            if step % 8 == 4:\n"
+    "                await sleep(0.1)  # a tool\n"
+    "            dist = await context.forward([dist.argmax()], top=4)\n"
+)
+
+
+class TimedEngine(NullEngine):
+    """Takes a time that grows with the batch, without using the processor."""
+
+    def __init__(self, step_seconds: float, row_seconds: float) -> None:
+        super().__init__()
+        self.step_seconds, self.row_seconds = step_seconds, row_seconds
+
+    def execute(self, batch: Batch) -> BatchResult:
+        """Wait, and return a token for each output row."""
+        num_tokens = sum(len(forward.token_ids) for forward in batch.forwards)
+        time.sleep(self.step_seconds + self.row_seconds * num_tokens)
+        return super().execute(batch)
+
+
+async def measure(
+    launcher: Launcher, engine: TimedEngine, *, count: int, tokens: int, is_mixed: bool
+) -> tuple[float, float]:
+    """Return requests per second, and the median size of the batches weighed by their rows."""
+    programs = [STEPWISE, STREAMING, TOOL] if is_mixed else [STEPWISE]
+    for program in programs:
+        await launcher.compile(program)
+    engine.batch_sizes.clear()
+    started = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for number in range(count):
+            program = programs[number % len(programs)]
+            nursery.start_soon(launcher.prepare(program, {"tokens": tokens}).run)
+    elapsed = time.perf_counter() - started
+    rows = sorted(size for size in engine.batch_sizes for _ in range(size))
+    return count / elapsed, rows[len(rows) // 2]
+
+
+async def main() -> None:
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--inferlets", type=int, nargs="+", default=[8, 32, 128])
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--step-ms", type=float, default=15.0)
+    parser.add_argument("--row-us", type=float, default=100.0)
+    parser.add_argument("--policies", nargs="+", default=POLICIES)
+    options = parser.parse_args()
+    print(describe_machine())
+    print(f"a step takes {options.step_ms} ms and {options.row_us} us a token")
+    for is_mixed in (False, True):
+        for count in options.inferlets:
+            found: dict[str, list[tuple[float, float]]] = {}
+            for _ in range(options.rounds):
+                for policy in options.policies:
+                    engine = TimedEngine(options.step_ms / 1e3, options.row_us / 1e6)
+                    control = ControlConfig(policy=policy)
+                    async with open_bare_launcher(
+                        engine=engine, control=control
+                    ) as launcher:
+                        # Each request of the slow policies takes long enough.
+                        tokens = options.tokens if policy != "eager" else 8
+                        rate, size = await measure(
+                            launcher,
+                            engine,
+                            count=count,
+                            tokens=tokens,
+                            is_mixed=is_mixed,
+                        )
+                        rate *= (tokens + 1) / (options.tokens + 1)
+                        found.setdefault(policy, []).append((rate, size))
+            print(f"{'mixed' if is_mixed else 'stepwise'}, {count} inferlets")
+            for policy, pairs in found.items():
+                rates = [rate for rate, _ in pairs]
+                size = statistics.median(size for _, size in pairs)
+                print(f"  {policy:18s} {spread(rates)} requests/s, batch {size:.0f}")
+
+
+if __name__ == "__main__":
+    trio.run(main)

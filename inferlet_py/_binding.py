@@ -1,0 +1,90 @@
+"""How the functions of the WIT become the SDK's host.
+
+In Wasm the imports are modules that componentize-py has written, natively they are objects that
+look like these; what is here does not know which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from inferlet_py._errors import HostError, make_host_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Adapters", "HostInterface", "bind_interfaces", "never_fails"]
+
+T = TypeVar("T")
+Adapters = dict[str, "Callable[..., Any]"]
+
+
+def never_fails(function: T) -> T:
+    """Mark a method of a Protocol: its function in the WIT returns no ``result``."""
+    vars(function)["never_fails"] = True
+    return function
+
+
+def _adapt_nothing(_module: Any) -> Adapters:
+    return {}
+
+
+@dataclass(frozen=True)
+class HostInterface:
+    """One interface of the WIT as the SDK sees it.
+
+    Attributes:
+        name: As in the WIT.
+        protocol: One method a function. Its arguments are handed on as they are.
+        adapt: Gets the module; returns, by name, functions that take the place of those whose
+            arguments or results are not plain values: they build records and read them.
+    """
+
+    name: str
+    protocol: type
+    adapt: Callable[[Any], Adapters] = _adapt_nothing
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """Return the methods of the protocol by name."""
+        members = vars(self.protocol).items()
+        return {name: member for name, member in members if not name.startswith("_")}
+
+
+def bind_interfaces(
+    interfaces: Sequence[HostInterface],
+    modules: Mapping[str, Any],
+    failure: type[Exception],
+) -> Any:
+    """Return an object with the functions of all interfaces.
+
+    Args:
+        interfaces: Their functions have different names.
+        modules: What is imported, by name of the interface.
+        failure: What a failed call raises: its ``value`` is the WIT's record ``error``.
+    """
+    calls: dict[str, Callable[..., Any]] = {}
+    for interface in interfaces:
+        module = modules[interface.name]
+        adapted = interface.adapt(module)
+        for name, method in interface.methods().items():
+            call = adapted[name] if name in adapted else getattr(module, name)
+            is_safe = hasattr(method, "never_fails")
+            calls[name] = call if is_safe else _bind(call, failure)
+    return SimpleNamespace(**calls)
+
+
+def _bind(function: Callable[..., Any], failure: type[Exception]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except failure as error:
+            raise _as_host_error(error) from None
+
+    return call
+
+
+def _as_host_error(error: Any) -> HostError:
+    code = error.value.code.name.lower().replace("_", "-")
+    return make_host_error(code, error.value.message)

@@ -1,0 +1,74 @@
+"""Decode streams over contexts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from inferlet_py._host import StreamValues, get_host
+from inferlet_py._tasks import wait_to_take
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferlet_py._generation import StreamOptions
+    from inferlet_py._host import ChunkValues
+    from inferlet_py._models import Model
+
+__all__ = ["HostStream"]
+
+MAX_UNREAD = 32
+"""So many tokens may be computed in vain if nobody reads them."""
+
+_numbers = itertools.count(1)
+
+
+class HostStream:
+    """A decode stream of the host.
+
+    Args:
+        model: Of the context.
+        tokens: The pending tokens.
+        start: The slot of the first of them.
+        pages: Of the context, with those that the stream will write.
+        options: When it ends.
+
+    Attributes:
+        is_open: It was not closed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokens: Sequence[int],
+        start: int,
+        pages: list[int],
+        options: StreamOptions,
+    ) -> None:
+        self._number = next(_numbers)
+        request = StreamValues(
+            list(tokens),
+            list(range(start, start + len(tokens))),
+            pages,
+            start,
+            options.sampler,
+            options.max_tokens,
+            options.stop_tokens,
+            options.stop_texts,
+            options.logprobs,
+            MAX_UNREAD,
+        )
+        get_host().start_stream(model.queue, self._number, request)
+        self.is_open = True
+
+    async def read(self) -> ChunkValues:
+        """Wait for something to read."""
+        host = get_host()
+        ticket = host.read_stream(self._number)
+        await wait_to_take(ticket)
+        return host.take_chunk(ticket)
+
+    def close(self) -> None:
+        """End it; once."""
+        self.is_open = False
+        get_host().close_stream(self._number)

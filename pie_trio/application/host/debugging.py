@@ -1,0 +1,102 @@
+"""Answers for people who debug: what an instance and its queues are doing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pie_trio.control.explaining import explain_step, summarize
+from pie_trio.errors import BadArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pie_trio.application.host.session import Session
+    from pie_trio.control.queues import CommandQueue
+    from pie_trio.control.served_model import ServedModel
+    from pie_trio.control.trace import StepRecord
+
+__all__ = ["answer_instance", "answer_queue"]
+
+NUM_STEPS_EXPLAINED = 16
+
+
+def answer_queue(session: Session, queue: CommandQueue, query: str) -> Any:
+    """Answer a question about a queue.
+
+    Raises:
+        BadArgumentError: There is no such question.
+    """
+    model = queue.model
+    answers = {
+        "commands": lambda: {
+            "unfinished": queue.num_unfinished,
+            "priority": queue.priority.name.lower(),
+        },
+        "pages": lambda: _pages(session, model),
+        "batcher": lambda: {
+            "policy": model.config.policy,
+            "contention": model.config.contention,
+            "steps": model.batcher.num_steps,
+            "step_seconds": model.batcher.step_seconds,
+            "unfinished": model.batcher.num_unfinished,
+        },
+        "explain": lambda: _explain(model.batcher.trace.steps),
+    }
+    return _answer(answers, query)
+
+
+def answer_instance(session: Session, query: str) -> Any:
+    """Answer a question about an instance.
+
+    Raises:
+        BadArgumentError: There is no such question.
+    """
+    answers = {
+        "limits": lambda: asdict(session.limits),
+        "pages": lambda: {
+            name: _pages(session, session.models[name]) for name in session.tenants
+        },
+        "tickets": lambda: {
+            "open": len(session.tickets),
+            "most": session.tickets.max_in_flight,
+            "unfinished": session.in_flight.count,
+        },
+        "trace": lambda: [
+            record._asdict()
+            for name in session.tenants
+            for record in session.models[name].batcher.trace.commands
+            if record.tenant == session.launch.instance_id
+        ],
+    }
+    return _answer(answers, query)
+
+
+def _pages(session: Session, model: ServedModel) -> dict[str, Any]:
+    table, pool = session.pages[model.info.name], model.pool
+    held = set(table.values())
+    return {
+        "handles": len(table),
+        "pages": len(held),
+        "on_device": sum(int(pool.physical[page]) >= 0 for page in held),
+        "in_host_memory": sum(page in pool.swapped for page in held),
+        "free": pool.num_free,
+        "total": pool.num_pages,
+        "page_size": pool.page_size,
+    }
+
+
+def _explain(steps: Sequence[StepRecord]) -> dict[str, Any]:
+    latest = steps[-NUM_STEPS_EXPLAINED:]
+    return {
+        "text": summarize(steps).text(),
+        "steps": [step._asdict() | {"text": explain_step(step)} for step in latest],
+    }
+
+
+def _answer(answers: Mapping[str, Any], query: str) -> Any:
+    if query not in answers:
+        raise BadArgumentError(
+            f"there is no debug query {query!r}: ask one of {', '.join(answers)}"
+        )
+    return answers[query]()

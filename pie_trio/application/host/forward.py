@@ -1,0 +1,348 @@
+"""``forward.wit``: run the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pie_trio.application.host.embedding import (
+    Inputs,
+    append_slots,
+    resolve_inputs,
+    take_outputs,
+)
+from pie_trio.application.host.in_flight import check_room, submit
+from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
+from pie_trio.application.host.traits import check_trait
+from pie_trio.application.wasm.values import (
+    BOOL,
+    F32,
+    STRING,
+    U32,
+    U64,
+    Array,
+    Flags,
+    List,
+    Option,
+    Record,
+    Unit,
+)
+from pie_trio.control.commands import Kind, embed_key
+from pie_trio.control.forwards import GuestForward, plan_forward
+from pie_trio.engine_api import OutputSpec, SamplerSpec
+from pie_trio.errors import BadArgumentError, ForbiddenError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pie_trio.application.host.session import Session
+    from pie_trio.application.waiting import Waiting
+    from pie_trio.control.served_model import ServedModel
+    from pie_trio.engine_api import ModelInfo, OutputResult, RequestResult
+
+__all__ = [
+    "INT32S",
+    "INTERFACE",
+    "OUTPUT",
+    "SAMPLER",
+    "Forwards",
+    "read_outputs",
+    "read_sampler",
+    "warn_of_positions",
+]
+
+INT32S = Array(U32, np.int32)
+SAMPLER = Record(
+    temperature=F32, top_k=U32, top_p=F32, min_p=F32, seed=U64, processor=U32
+)
+EXTRAS = Flags("logprobs", "entropy", "logits", "hidden")
+OUTPUT = Record(rows=INT32S, sampler=Option(SAMPLER), top=U32, extras=EXTRAS)
+MASK = Option(List(List(U32)))
+FORWARD_REQUEST = Record(
+    tokens=INT32S,
+    positions=INT32S,
+    pages=HANDLES,
+    start=U32,
+    mask=MASK,
+    outputs=List(OUTPUT),
+    adapter=STRING,
+)
+EXTRA_RESULTS = Record(
+    logprobs=Array(F32), entropy=Array(F32), logits=Array(F32), hidden=Array(F32)
+)
+OUTPUT_RESULT = Record(
+    tokens=List(U32),
+    top_ids=Array(U32),
+    top_probs=Array(F32),
+    extras=Option(EXTRA_RESULTS),
+)
+
+Mask = list[list[int]] | None
+
+
+class Forwards:
+    """What a session keeps about its forwards.
+
+    Attributes:
+        has_warned: Of positions beyond those that a model was made for: once is enough.
+    """
+
+    def __init__(self) -> None:
+        self.has_warned = False
+
+
+def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
+    """Enqueue a forward and return its ticket."""
+    tokens, positions, pages, start, mask, outputs, adapter = request
+    found = session.queues.get(queue)
+    model = found.model
+    if adapter:
+        check_trait(model.info, "adapters")
+    wanted = GuestForward(
+        tokens,
+        positions,
+        pages,
+        start,
+        mask,
+        read_outputs(session, outputs, model.info),
+        None,
+        adapter,
+    )
+    check_room(session)
+    table = session.pages[model.info.name]
+    plan = plan_forward(wanted, table, model.pool, model.info, model.config)
+    warn_of_positions(session, int(plan.request.positions.max()), model)
+    return submit(
+        session,
+        found,
+        Kind.FORWARD,
+        writes=plan.writes,
+        pages=plan.pages,
+        forward=plan.request,
+        copies=plan.copies,
+    )
+
+
+def forward(
+    session: Session,
+    queue: int,
+    input_pages: list[int],
+    inputs: list[int],
+    output_pages: list[int],
+    output_embeds: list[int],
+    mask: Mask,
+) -> int:
+    """Enqueue a forward from embeds to embeds, and return its ticket."""
+    return forward_with_adapter(
+        session, queue, "", input_pages, inputs, output_pages, output_embeds, mask
+    )
+
+
+def forward_with_adapter(
+    session: Session,
+    queue: int,
+    adapter: str,
+    input_pages: list[int],
+    inputs: list[int],
+    output_pages: list[int],
+    output_embeds: list[int],
+    mask: Mask,
+) -> int:
+    """Enqueue a forward from embeds to embeds with an adapter, and return its ticket."""
+    found = session.queues.get(queue)
+    model, table = session.page_table(queue)
+    if adapter:
+        check_trait(model.info, "adapters")
+    check_room(session)
+    read = resolve_inputs(session.embeds[model.info.name], inputs)
+    outputs = take_outputs(
+        session.embeds[model.info.name], output_embeds, read, model.embeds
+    )
+    with append_slots(
+        model.pool, table, input_pages, output_pages, len(inputs)
+    ) as slots:
+        wanted = GuestForward(
+            read.token_ids,
+            read.positions,
+            slots.pages,
+            slots.start,
+            mask,
+            outputs.specs(len(inputs)),
+            read.slots,
+            adapter,
+        )
+        try:
+            plan = plan_forward(wanted, table, model.pool, model.info, model.config)
+        except BaseException:
+            outputs.roll_back()
+            raise
+        outputs.commit()
+        warn_of_positions(session, int(plan.request.positions.max()), model)
+        return submit(
+            session,
+            found,
+            Kind.FORWARD,
+            writes=[*plan.writes, *map(embed_key, outputs.slots)],
+            pages=plan.pages,
+            forward=plan.request,
+            copies=plan.copies,
+            embeds=_distinct(read, outputs.slots),
+        )
+
+
+def take_forward(session: Session, ticket: int) -> list[tuple[Any, ...]] | Waiting:
+    """Wait for a forward or a projection, close its ticket, and return its results."""
+
+    def take(ticket: int) -> list[tuple[Any, ...]]:
+        if not isinstance(session.tickets.peek(ticket), tuple | Exception):
+            raise BadArgumentError(
+                f"ticket {ticket} is not a forward's: finish it instead"
+            )
+        results: RequestResult = session.tickets.take(ticket)
+        return [
+            (
+                result.token_ids.tolist(),
+                result.top_ids.ravel(),
+                result.top_probs.ravel(),
+                _extras(result),
+            )
+            for result in results
+        ]
+
+    return session.when_ready(ticket, take)
+
+
+def get_all_adapters(session: Session, queue: int) -> list[str]:
+    """Return the names of the adapters of a queue's model."""
+    info = session.queues.get(queue).model.info
+    check_trait(info, "adapters")
+    return list(info.adapters)
+
+
+def mask_kvpage(session: Session, queue: int, page: int, hidden: list[bool]) -> None:
+    """Hide tokens of a page from forwards that have no mask of their own."""
+    model, table = session.page_table(queue)
+    table.get(page)
+    if len(hidden) != model.pool.page_size:
+        raise BadArgumentError(
+            f"a mask has an entry for each token of a page: expected {model.pool.page_size}, "
+            f"got {len(hidden)}"
+        )
+    table.hide(page, np.array(hidden, np.bool_))
+
+
+def read_outputs(
+    session: Session, outputs: Sequence[Sequence[Any]], info: ModelInfo
+) -> tuple[OutputSpec, ...]:
+    """Return what a guest wants to have returned.
+
+    Raises:
+        ForbiddenError: It was not granted to see that.
+        UnsupportedError: The model lacks a trait.
+    """
+    return tuple(
+        _read_output(session, rows, sampler, top, extras, info)
+        for rows, sampler, top, extras in outputs
+    )
+
+
+def read_sampler(values: Sequence[Any], info: ModelInfo) -> SamplerSpec:
+    """Return the sampler of a guest's record.
+
+    Raises:
+        UnsupportedError: The model lacks the trait that it needs.
+    """
+    *plain, processor = values
+    if processor:
+        check_trait(info, "processors")
+    return SamplerSpec(*plain)
+
+
+def _read_output(
+    session: Session,
+    rows: Any,
+    sampler: Sequence[Any] | None,
+    top: int,
+    extras: frozenset[str],
+    info: ModelInfo,
+) -> OutputSpec:
+    spec = None if sampler is None else read_sampler(sampler, info)
+    if not extras:
+        return OutputSpec(rows, spec, top)
+    for name in ("logits", "hidden"):
+        if name in extras and not session.launch.grants.logits:
+            raise ForbiddenError(
+                f"an output with {name} needs the grant `logits`: ask for it in [tool.pie]"
+            )
+    if "logprobs" in extras and spec is None:
+        raise BadArgumentError(
+            "log-probabilities are those of sampled tokens: give the output a sampler"
+        )
+    return OutputSpec(
+        rows,
+        spec,
+        top,
+        logprobs="logprobs" in extras,
+        entropy="entropy" in extras,
+        logits="logits" in extras,
+        hidden="hidden" in extras,
+    )
+
+
+def _extras(result: OutputResult) -> tuple[Any, ...] | None:
+    extras = (
+        result.logprobs,
+        result.entropy,
+        result.logits.ravel(),
+        result.hidden.ravel(),
+    )
+    return extras if any(map(len, extras)) else None
+
+
+def _distinct(read: Inputs, outputs: Sequence[int]) -> tuple[int, ...]:
+    return tuple({*read.stored, *outputs})
+
+
+def warn_of_positions(session: Session, highest: int, model: ServedModel) -> None:
+    """Write a warning to the log, once, if a position is beyond those of the model."""
+    if highest >= model.info.max_positions and not session.forwards.has_warned:
+        session.forwards.has_warned = True
+        session.log.write(
+            "warning",
+            f"position {highest} is beyond the {model.info.max_positions} that "
+            f"{model.info.name} was made for: what it says there may make no sense",
+        )
+
+
+INTERFACE = interface(
+    "forward",
+    {
+        "forward-text": fallible(forward_text, U32, U32, FORWARD_REQUEST),
+        "take-forward": waiting(take_forward, List(OUTPUT_RESULT), U32),
+        "forward": fallible(
+            forward, U32, U32, HANDLES, HANDLES, HANDLES, HANDLES, MASK
+        ),
+        "forward-with-adapter": fallible(
+            forward_with_adapter,
+            U32,
+            U32,
+            STRING,
+            HANDLES,
+            HANDLES,
+            HANDLES,
+            HANDLES,
+            MASK,
+        ),
+        "get-all-adapters": fallible(get_all_adapters, List(STRING), U32),
+        "mask-kvpage": fallible(mask_kvpage, Unit(), U32, U32, List(BOOL)),
+    },
+    types={
+        "sampler": SAMPLER,
+        "extras": EXTRAS,
+        "output": OUTPUT,
+        "forward-request": FORWARD_REQUEST,
+        "output-result": OUTPUT_RESULT,
+        "extra-results": EXTRA_RESULTS,
+    },
+)

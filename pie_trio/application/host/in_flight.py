@@ -1,0 +1,119 @@
+"""An instance's commands between submission and the end of their batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from pie_trio.control.commands import NO_PAGES, Command, Kind
+from pie_trio.errors import LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pie_trio.application.host.session import Session
+    from pie_trio.control.queues import CommandQueue
+    from pie_trio.control.quotas import Share
+    from pie_trio.engine_api import (
+        ForwardRequest,
+        PageCopy,
+        ProjectRequest,
+        RequestResult,
+    )
+
+__all__ = ["InFlight", "check_room", "submit"]
+
+
+class InFlight:
+    """Counts commands that have not finished; withdrawn ones count until they are passed over.
+
+    Args:
+        share: Of the quotas that count them too.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self.count = 0
+        self.share = share
+        self._all_finished = trio.Event()
+
+    def add(self) -> None:
+        """Count one more."""
+        self.count += 1
+        self.share.take("commands_in_flight")
+
+    def remove(self) -> None:
+        """Count one less."""
+        self.count -= 1
+        self.share.give("commands_in_flight")
+        if self.count == 0:
+            self._all_finished.set()
+
+    async def wait_finished(self) -> None:
+        """Wait until there are none."""
+        while self.count:
+            self._all_finished = trio.Event()
+            await self._all_finished.wait()
+
+
+def check_room(session: Session) -> None:
+    """Raise unless the instance may submit one more command.
+
+    Raises:
+        LimitError: It may not.
+    """
+    session.tickets.check_room()
+    if session.in_flight.count >= session.limits.max_in_flight:
+        raise LimitError(
+            f"{session.in_flight.count} commands have not finished, which is as many as an "
+            "inferlet may have; withdrawn ones count until the device gets to them"
+        )
+    session.in_flight.share.check("commands_in_flight", 1)
+
+
+def submit(
+    session: Session,
+    queue: CommandQueue,
+    kind: Kind,
+    *,
+    writes: Iterable[int],
+    pages: NDArray[np.int32] = NO_PAGES,
+    forward: ForwardRequest | None = None,
+    project: ProjectRequest | None = None,
+    copies: tuple[PageCopy, ...] = (),
+    embeds: tuple[int, ...] = (),
+) -> int:
+    """Enqueue a command, after :func:`check_room`, and return its ticket.
+
+    The arguments are those of :class:`Command`.
+    """
+    model, tickets = queue.model, session.tickets
+    ticket = tickets.open(lambda: command.withdraw())
+
+    def on_done(outcome: RequestResult | Exception | None) -> None:
+        session.in_flight.remove()
+        queue.finish(command)
+        tickets.complete(ticket, outcome, model)
+
+    command = Command(
+        kind,
+        session.tenants[model.info.name],
+        pages=pages,
+        writes=writes,
+        on_done=on_done,
+        submitted_at=trio.current_time(),
+        forward=forward,
+        project=project,
+        copies=copies,
+        embeds=embeds,
+        priority=queue.priority,
+        queue=queue.number,
+        ticket=ticket,
+    )
+    session.in_flight.add()
+    queue.add(command)
+    model.batcher.submit(command)
+    return ticket

@@ -1,0 +1,271 @@
+"""KV pages under names: they outlive the inferlet that wrote them, or are shared with others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pie_trio.errors import BadArgumentError, LimitError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pie_trio.control.pages import PagePool
+
+__all__ = ["Export", "ExportIndex", "Permission"]
+
+MAX_NAME_CHARACTERS = 256
+MAX_METADATA_BYTES = 1 << 20
+MAX_EXPORTS_OF_OWNER = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Who may import, beside the owner.
+
+    Attributes:
+        users: These owners.
+        is_published: Everybody.
+    """
+
+    users: frozenset[str] = frozenset()
+    is_published: bool = False
+
+    def allows(self, owner: str) -> bool:
+        """Say whether inferlets of another owner may import."""
+        return self.is_published or owner in self.users
+
+
+@dataclass(slots=True)
+class Export:
+    """Pages under a name.
+
+    Attributes:
+        pages: Virtual pages; the export is an owner of each.
+        hidden: For each page what is masked in it, ``[page_size]`` bool, or None.
+        metadata: As given by the exporter.
+        instance: Name of the exporter; the export ends with it unless it is persistent.
+        expires_at: On trio's clock; None if it stays.
+        used_at: When it was last imported, or made.
+    """
+
+    owner: str
+    name: str
+    pages: list[int]
+    hidden: list[NDArray[np.bool_] | None]
+    permission: Permission
+    is_persistent: bool
+    expires_at: float | None
+    metadata: bytes
+    instance: str
+    used_at: float
+    num_imports: int = field(default=0)
+
+
+class ExportIndex:
+    """The exports of one model.
+
+    Args:
+        pool: The model's pages.
+        now: The time, on trio's clock.
+    """
+
+    def __init__(self, pool: PagePool, now: Callable[[], float]) -> None:
+        self._pool, self._now = pool, now
+        self._exports: dict[tuple[str, str], Export] = {}
+
+    def __len__(self) -> int:
+        return len(self._exports)
+
+    @property
+    def pages(self) -> list[int]:
+        """The virtual pages of all exports, each as often as it was exported."""
+        return [page for export in self._exports.values() for page in export.pages]
+
+    def add(self, export: Export) -> None:
+        """Add an export, or replace the owner's of that name. It becomes an owner of its pages.
+
+        Raises:
+            BadArgumentError: The name or the metadata is not usable.
+            LimitError: The owner has too many.
+        """
+        self._check(export)
+        for page in export.pages:
+            self._pool.share(page)
+        key = export.owner, export.name
+        replaced = self._exports.pop(key, None)
+        self._exports[key] = export
+        if replaced is not None:
+            self._release(replaced)
+
+    def remove(self, owner: str, name: str) -> None:
+        """Drop an export of this owner.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        self.expire()
+        export = self._exports.pop((owner, name), None)
+        if export is None:
+            raise NotFoundError(f"{owner} has no export {name!r}")
+        self._release(export)
+
+    def find(self, owner: str, name: str) -> Export:
+        """Return an export that inferlets of ``owner`` may import.
+
+        Args:
+            owner: On whose behalf.
+            name: One of the owner's own, or ``other/name``.
+
+        Raises:
+            NotFoundError: There is none, or it may not be imported: nobody can tell which.
+        """
+        self.expire()
+        export = self._exports.get((owner, name))
+        if export is None and "/" in name:
+            other, _, rest = name.partition("/")
+            export = self._exports.get((other, rest))
+            if export is not None and not self._may(owner, export):
+                export = None
+        if export is None:
+            raise NotFoundError(
+                f"there is no export {name!r} that {owner} may import: export it first, or wait "
+                "until somebody has"
+            )
+        return export
+
+    def take(self, owner: str, name: str, count: int) -> Export:
+        """Find an export and become an owner of each of its pages once more.
+
+        Raises:
+            NotFoundError: As :meth:`find`.
+            BadArgumentError: It has another number of pages than ``count``.
+        """
+        export = self.find(owner, name)
+        if count != len(export.pages):
+            raise BadArgumentError(
+                f"the export {name!r} has {len(export.pages)} pages, but {count} numbers are "
+                "given for them: look it up first"
+            )
+        for page in export.pages:
+            self._pool.share(page)
+        export.num_imports += 1
+        export.used_at = self._now()
+        return export
+
+    def list_for(self, owner: str, prefix: str) -> list[Export]:
+        """Return the exports that inferlets of ``owner`` may import, by name."""
+        self.expire()
+        return sorted(
+            (
+                export
+                for export in self._exports.values()
+                if self._may(owner, export)
+                and self.name_for(owner, export).startswith(prefix)
+            ),
+            key=lambda export: self.name_for(owner, export),
+        )
+
+    def name_for(self, owner: str, export: Export) -> str:
+        """Return the name under which inferlets of ``owner`` import it."""
+        return (
+            export.name if export.owner == owner else f"{export.owner}/{export.name}"
+        )
+
+    def end_instance(self, instance: str) -> None:
+        """Drop what an inferlet exported for its own lifetime only."""
+        self._drop(
+            [
+                export
+                for export in self._exports.values()
+                if export.instance == instance and not export.is_persistent
+            ]
+        )
+
+    def clear(self) -> None:
+        """Drop all exports."""
+        self._drop(list(self._exports.values()))
+
+    def expire(self) -> None:
+        """Drop what is older than its time to live."""
+        now = self._now()
+        self._drop(
+            [
+                export
+                for export in self._exports.values()
+                if export.expires_at is not None and export.expires_at <= now
+            ]
+        )
+
+    def reclaim(self, num_pages: int) -> int:
+        """Drop persistent exports that nobody uses, least recently used first.
+
+        Args:
+            num_pages: Stop once so many pages are free by that; 0 drops nothing.
+
+        Returns:
+            How many pages could still be had.
+        """
+        self.expire()
+        idle = sorted(self._idle(), key=lambda export: export.used_at)
+        freed = 0
+        while idle and freed < num_pages:
+            export = idle.pop(0)
+            freed += self._num_on_device(export)
+            self._drop([export])
+        return sum(self._num_on_device(export) for export in idle)
+
+    def _idle(self) -> list[Export]:
+        pool = self._pool
+        return [
+            export
+            for export in self._exports.values()
+            if export.is_persistent
+            and self._num_on_device(export)
+            and all(
+                pool.num_owners(page) == 1 and not pool.num_pins(page)
+                for page in export.pages
+            )
+        ]
+
+    def _num_on_device(self, export: Export) -> int:
+        return sum(int(self._pool.physical[page]) >= 0 for page in export.pages)
+
+    def _may(self, owner: str, export: Export) -> bool:
+        return export.owner == owner or export.permission.allows(owner)
+
+    def _drop(self, exports: Sequence[Export]) -> None:
+        for export in exports:
+            del self._exports[export.owner, export.name]
+            self._release(export)
+
+    def _release(self, export: Export) -> None:
+        for page in export.pages:
+            self._pool.release(page)
+
+    def _check(self, export: Export) -> None:
+        name = export.name
+        if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+            raise BadArgumentError(
+                f"the name of an export has 1 to {MAX_NAME_CHARACTERS} printable characters, "
+                f"got {name[:40]!r}"
+            )
+        if not export.pages or len(set(export.pages)) != len(export.pages):
+            raise BadArgumentError(
+                "an export has at least one page, and each of its pages once"
+            )
+        if len(export.metadata) > MAX_METADATA_BYTES:
+            raise LimitError(
+                f"the metadata of an export has at most {MAX_METADATA_BYTES} bytes, "
+                f"got {len(export.metadata)}"
+            )
+        owned = sum(owner == export.owner for owner, _ in self._exports)
+        key = export.owner, name
+        if owned >= MAX_EXPORTS_OF_OWNER and key not in self._exports:
+            raise LimitError(
+                f"{export.owner} has {owned} exports, which is as many as an owner may have: "
+                "take some back first"
+            )

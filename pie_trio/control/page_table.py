@@ -1,0 +1,63 @@
+"""The KV pages of one inferlet on one model: its handles, and what it has masked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pie_trio.control.handles import HandleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pie_trio.control.quotas import Share
+
+__all__ = ["PageTable"]
+
+
+class PageTable(HandleTable[int]):
+    """Maps page handles to virtual pages.
+
+    Attributes:
+        hidden: By handle, ``[page_size]`` bool: tokens that are not attended to. A mask belongs
+            to the handle, not to the page: others who share the page see it whole.
+    """
+
+    def __init__(
+        self, *, max_handles: int, page_size: int, share: Share | None = None
+    ) -> None:
+        super().__init__("page", max_handles=max_handles, share=share)
+        self.page_size = page_size
+        self.hidden: dict[int, NDArray[np.bool_]] = {}
+
+    def remove(self, handle: int) -> int:
+        """Forget a handle and its mask; see :meth:`HandleTable.remove`."""
+        page = super().remove(handle)
+        self.hidden.pop(handle, None)
+        return page
+
+    def values(self) -> list[int]:
+        """Return the virtual page of each handle."""
+        return list(self._values.values())
+
+    def clear(self) -> list[int]:
+        """Forget everything; see :meth:`HandleTable.clear`."""
+        self.hidden.clear()
+        return super().clear()
+
+    def hide(self, handle: int, is_hidden: NDArray[np.bool_]) -> None:
+        """Set the mask of a known handle: ``[page_size]`` bool."""
+        if is_hidden.any():
+            self.hidden[handle] = is_hidden
+        else:
+            self.hidden.pop(handle, None)
+
+    def hidden_slots(self, handles: Sequence[int]) -> NDArray[np.bool_] | None:
+        """Return ``[len(handles) * page_size]`` bool, or None where nothing is hidden."""
+        if self.hidden.keys().isdisjoint(handles):
+            return None
+        none = np.zeros(self.page_size, np.bool_)
+        return np.concatenate([self.hidden.get(handle, none) for handle in handles])

@@ -1,0 +1,86 @@
+"""What all inferlets of a user, and all of the server, may use together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pie_trio.errors import LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pie_trio.config import SharedLimits
+
+__all__ = ["Quota", "Quotas", "Share"]
+
+
+class Quota:
+    """Counts what several inferlets use together.
+
+    Args:
+        name: What error messages call them, as ``the user ann``.
+        limits: What they may use, by kind: see :class:`SharedLimits`.
+    """
+
+    def __init__(self, name: str, limits: SharedLimits) -> None:
+        self.name = name
+        self.limits: dict[str, int] = asdict(limits)
+        self.used = dict.fromkeys(self.limits, 0)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is used."""
+        return not any(self.used.values())
+
+
+class Share:
+    """One inferlet's part in the quotas that it falls under."""
+
+    def __init__(self, quotas: Sequence[Quota] = ()) -> None:
+        self._quotas = quotas
+
+    def check(self, kind: str, count: int) -> None:
+        """Raise unless so many more may be taken.
+
+        Raises:
+            LimitError: It names who has reached what.
+        """
+        for quota in self._quotas:
+            wanted = quota.used[kind] + count
+            if wanted > quota.limits[kind]:
+                raise LimitError(
+                    f"{wanted} {kind.replace('_', ' ')} would be in use by the inferlets of "
+                    f"{quota.name}, but {quota.limits[kind]} may be: try again when some have "
+                    "ended, or have given some back"
+                )
+
+    def take(self, kind: str, count: int = 1) -> None:
+        """Count more, which :meth:`check` let through."""
+        for quota in self._quotas:
+            quota.used[kind] += count
+
+    def give(self, kind: str, count: int = 1) -> None:
+        """Count less."""
+        for quota in self._quotas:
+            quota.used[kind] -= count
+            assert quota.used[kind] >= 0, "nothing is given back twice"
+
+
+class Quotas:
+    """The quotas of a server and of its users."""
+
+    def __init__(self, server: SharedLimits, user: SharedLimits) -> None:
+        self.server = Quota("the server", server)
+        self.user_limits = user
+        self.users: dict[str, Quota] = {}
+
+    def share_of(self, owner: str) -> Share:
+        """Return the part of an inferlet that runs on behalf of ``owner``."""
+        for name in [name for name, quota in self.users.items() if quota.is_idle]:
+            if name != owner:
+                del self.users[name]
+        quota = self.users.get(owner)
+        if quota is None:
+            quota = self.users[owner] = Quota(f"the user {owner}", self.user_limits)
+        return Share((quota, self.server))

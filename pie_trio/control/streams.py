@@ -1,0 +1,499 @@
+"""Decode streams: one command that samples token after token without a guest in between.
+
+A stream begins as a forward of its new tokens. After each step it is not finished but made ready
+again for the token that it has sampled, as a forward that runs in chunks is. What a token costs
+here does not grow with the context: the request is the one before with another token, position
+and length, the mask gets a column, and the pages are looked at where one is full.
+
+The pages of a stream are its own until it ends: commands on them wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trio
+
+from pie_trio.control.commands import Command, Kind
+from pie_trio.control.forwards import ForwardPlan, GuestForward, plan_forward
+from pie_trio.control.stream_output import StreamOutput, Unread
+from pie_trio.control.stream_rows import StreamRows
+from pie_trio.engine_api import ForwardRequest, PageCopy
+from pie_trio.errors import (
+    BadArgumentError,
+    CancelledError,
+    UnknownHandleError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from pie_trio.control.commands import Priority
+    from pie_trio.control.page_table import PageTable
+    from pie_trio.control.pages import PagePool
+    from pie_trio.control.served_model import ServedModel
+    from pie_trio.control.tenants import Tenant
+    from pie_trio.engine_api import RequestResult, SamplerSpec
+
+__all__ = ["DecodeStream", "StreamOwner", "StreamRequest", "start_stream"]
+
+MAX_POSITION = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """A stream as the guest asks for it; see ``decode.wit`` for the meaning of each field."""
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    pages: list[int]
+    start: int
+    sampler: SamplerSpec
+    max_tokens: int
+    stop_tokens: frozenset[int] = frozenset()
+    stop_texts: tuple[str, ...] = ()
+    logprobs: bool = False
+    max_unread: int = 64
+    adapter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOwner:
+    """Whose stream it is.
+
+    Attributes:
+        table: The pages of the inferlet.
+        on_started: Called before it is submitted.
+        on_ended: Called once it has no command any more.
+    """
+
+    model: ServedModel
+    tenant: Tenant
+    table: PageTable
+    priority: Priority
+    queue: int
+    on_started: Callable[[DecodeStream], None]
+    on_ended: Callable[[DecodeStream], None]
+
+
+class DecodeStream(Command):
+    """A stream. Made by :func:`start_stream` and :meth:`fork`.
+
+    Args:
+        owner: Whose it is.
+        handles: Of its pages, in order; there may be more than it needs.
+        plan: Of its first forward.
+        rest: The pages after those of the plan.
+        rows: The mask of the tokens that it samples.
+        output: What it has sampled.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_forks",
+        "_handles",
+        "_is_running",
+        "_is_stopping",
+        "_next_page",
+        "_on_readable",
+        "_output",
+        "_owner",
+        "_page",
+        "_page_size",
+        "_position",
+        "_rest",
+        "_rows",
+        "num_written",
+    )
+
+    def __init__(
+        self,
+        owner: StreamOwner,
+        handles: list[int],
+        plan: ForwardPlan,
+        rest: list[int],
+        rows: StreamRows,
+        output: StreamOutput,
+    ) -> None:
+        super().__init__(
+            Kind.FORWARD,
+            owner.tenant,
+            pages=plan.pages,
+            writes=[*plan.writes, *rest],
+            on_done=self._end,
+            submitted_at=trio.current_time(),
+            forward=plan.request,
+            copies=plan.copies,
+            priority=owner.priority,
+            queue=owner.queue,
+        )
+        request = plan.request
+        self.uses.update(rest)
+        self.num_written = request.kv_len - len(request.token_ids)
+        self._owner, self._handles = owner, handles
+        self._rest, self._next_page = rest, 0
+        self._ahead = set(rest)  # pinned beside those of `pages`, which must be bound
+        self._page_size = owner.model.pool.page_size
+        self._page = int(request.page_ids[-1])
+        self._position = int(request.positions[-1])
+        self._rows, self._output = rows, output
+        self._is_running = self._is_stopping = False
+        self._on_readable: Callable[[], object] | None = None
+        self._forks: list[Callable[[Exception | None], None]] = []
+
+    def submit(self, *, beside: Command | None = None) -> None:
+        """Hand it to the batcher."""
+        owner = self._owner
+        owner.on_started(self)
+        owner.model.batcher.submit(self, beside=beside)
+        if self._ahead and not self.is_finished:
+            owner.model.pool.pin(_as_pages(self._ahead))
+
+    # ---- the reader's side ------------------------------------------------------------
+
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for something to read."""
+        return self._on_readable is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """It was read to its end: there will be nothing any more."""
+        return self._output.has_ended
+
+    def when_readable(self, call: Callable[[], object]) -> None:
+        """Call once there is something to read; at once if there is."""
+        if self._output.is_readable:
+            call()
+        else:
+            self._on_readable = call
+
+    def forget_reader(self) -> None:
+        """Do not call what :meth:`when_readable` was given."""
+        self._on_readable = None
+
+    def take(self) -> Unread:
+        """Return what was not read yet, perhaps nothing.
+
+        Raises:
+            Exception: What the stream has failed with; once, after everything before it.
+        """
+        unread = self._output.take()
+        if self.is_paused:
+            self._owner.model.batcher.resume(self)
+        return unread
+
+    def stop(self) -> None:
+        """End it after the step that is running."""
+        self._is_stopping = True
+        if not self._is_running:
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """End it after the step that is running, as something that nobody wants."""
+        if self.is_finished:
+            return
+        if self.is_paused:
+            self._owner.model.batcher.resume(self)
+        super().withdraw()
+
+    def close(self, error: Exception) -> None:
+        """End it and forget what was not read; whoever waits for something gets the error."""
+        self._output.abandon(error)
+        self._wake_reader()
+        self.withdraw()
+
+    def _wake_reader(self) -> None:
+        call, self._on_readable = self._on_readable, None
+        if call is not None:
+            call()
+
+    # ---- the batcher's side -----------------------------------------------------------
+
+    def cut(self, num_tokens: int, pool: PagePool) -> ForwardRequest:
+        """See :meth:`Command.cut`."""
+        self._is_running = True
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        if not self._output.num_tokens:
+            return super().cut(num_tokens, pool)
+        # Not before it runs: a stream that ends leaves no slot that looks unfilled.
+        slot = request.kv_len - 1
+        pool.positions[self._page, slot % self._page_size] = self._position
+        return ForwardRequest(
+            request.token_ids,
+            request.positions,
+            pool.physical[request.page_ids],
+            request.kv_len,
+            request.mask,
+            request.outputs,
+            None,
+            request.adapter,
+        )
+
+    def add_part(self, result: RequestResult, num_tokens: int) -> bool:
+        """Take the token that was sampled; return whether it was the last one."""
+        request, output = self.forward, self._output
+        assert request is not None, "a stream is a forward"
+        self._is_running = False
+        self.copies = ()
+        if num_tokens < self.num_tokens:  # a chunk of the first forward
+            self.num_run += num_tokens
+            return self.is_withdrawn
+        self.num_run = len(request.token_ids)
+        self.num_written = request.kv_len
+        sampled = result[0]
+        output.add(int(sampled.token_ids[0]), sampled.logprobs)
+        if output.finish is None and self._is_stopping:
+            output.end("stopped")
+        if output.finish is not None or self.is_withdrawn:
+            return True
+        batcher = self._owner.model.batcher
+        now = batcher.last_step_at
+        batcher.trace.note_command(self, None, now)
+        self.tenant.last_used_at = self.submitted_at = now
+        self.started_at = 0.0
+        self.num_run = 0
+        self._advance(request, sampled.token_ids)
+        if self._forks:
+            self._make_forks(None)
+        self.is_paused = output.is_full
+        if self._on_readable is not None:
+            batcher.call_in_step(self._wake_reader)
+        return False
+
+    def _advance(self, before: ForwardRequest, token_ids: NDArray[np.int32]) -> None:
+        """Make the request for a token that was just sampled."""
+        slot, page_ids = before.kv_len, before.page_ids
+        pool = self._owner.model.pool
+        if len(before.token_ids) > 1 and len(page_ids) > 1:
+            full: list[int] = page_ids[:-1].tolist()
+            self._owner.model.batcher.release_pages(self, full)
+        if slot // self._page_size == len(page_ids):
+            page_ids = self._enter_page(page_ids)
+        if pool.num_owners(self._page) > 1:
+            page_ids = self._take_copy(page_ids)
+        self._position += 1
+        self.forward = ForwardRequest(
+            token_ids,
+            np.array((self._position,), np.int32),
+            page_ids,
+            slot + 1,
+            self._rows.next_row(slot, self._position),
+            self._output.specs,
+            None,
+            before.adapter,
+        )
+
+    def _enter_page(self, page_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        self._owner.model.batcher.release_pages(self, (self._page,))
+        page = self._page = self._rest[self._next_page]
+        self._next_page += 1
+        # From now on it has to be on the device.
+        if self._owner.model.pool.num_owners(page) <= 1:
+            self._ahead.discard(page)
+            self.pages = np.append(self.pages, np.int32(page))
+            self.bound_at = -1
+        return np.append(page_ids, np.int32(page))
+
+    def _take_copy(self, page_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Let a page of the stream's own take the place of the last one, which is shared."""
+        pool, table = self._owner.model.pool, self._owner.table
+        old, handle = self._page, self._handles[len(page_ids) - 1]
+        try:
+            is_held = table.get(handle) == old
+        except UnknownHandleError:
+            is_held = False
+        if not is_held:  # it was given back, and all owners are others
+            pool.share(old)
+        new = self._page = pool.make_writable(old)
+        self._owner.model.batcher.add_page(self, new)
+        if is_held:
+            table.replace(handle, new)
+        else:
+            pool.release(new)  # it lives by the pin
+        if (pool.positions[old] >= 0).any():
+            self.copies = (PageCopy(old, new, 0, 0, self._page_size),)
+            self.is_copied = False
+        page_ids = page_ids.copy()
+        page_ids[-1] = new
+        return page_ids
+
+    def _end(self, outcome: RequestResult | Exception | None) -> None:
+        """Get the outcome of the last step."""
+        output, owner = self._output, self._owner
+        self.is_finished = True
+        self.is_paused = False
+        if self._ahead and self.sequence:
+            owner.model.pool.unpin(_as_pages(self._ahead))
+        self._ahead = set[int]()
+        if isinstance(outcome, Exception):
+            if (
+                self._is_stopping
+                and isinstance(outcome, CancelledError)
+                and self.failure is None
+            ):
+                output.end("stopped")
+            else:
+                output.fail(outcome)
+        elif output.finish is None:
+            output.fail(CancelledError("the stream was withdrawn"))
+        owner.on_ended(self)
+        self._make_forks(BadArgumentError("the stream ended before it was forked"))
+        self._wake_reader()
+
+    # ---- forks ------------------------------------------------------------------------
+
+    def fork(
+        self,
+        handles: list[int],
+        sampler: SamplerSpec,
+        owner: StreamOwner,
+        on_done: Callable[[DecodeStream | Exception], None],
+    ) -> None:
+        """Let another stream go on from where this one is, after the step that is running.
+
+        Args:
+            handles: Unused numbers, as many as the stream has.
+            sampler: Of the other.
+            owner: As of this one.
+            on_done: Gets the other one, or the reason why there is none.
+
+        Raises:
+            BadArgumentError: The numbers are in use or not as many, or the stream has ended.
+        """
+        if len(handles) != len(self._handles):
+            raise BadArgumentError(
+                f"the stream has {len(self._handles)} pages, but there are {len(handles)} "
+                "numbers for those of the fork"
+            )
+        self._owner.table.check_unused(handles)
+        if self.is_finished:
+            raise BadArgumentError("the stream has ended: there is nothing to fork")
+
+        def make(error: Exception | None) -> None:
+            if error is None:
+                try:
+                    on_done(self._make_fork(handles, sampler, owner))
+                except Exception as refusal:  # noqa: BLE001 - handed to the guest
+                    on_done(refusal)
+            else:
+                on_done(error)
+
+        if self._is_running or not self._output.num_tokens:
+            self._forks.append(make)
+        else:
+            make(None)
+
+    def _make_forks(self, error: Exception | None) -> None:
+        forks, self._forks = self._forks, []
+        for make in forks:
+            make(error)
+
+    def _make_fork(
+        self, handles: list[int], sampler: SamplerSpec, owner: StreamOwner
+    ) -> DecodeStream:
+        pool, table = owner.model.pool, owner.table
+        table.check_unused(handles)  # time may have passed
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        shared, num_copied = divmod(self.num_written, self._page_size)
+        pages = request.page_ids[: shared + (num_copied > 0)].tolist()
+        fresh = [pool.allocate() for _ in handles[shared:]]
+        for page in pages[:shared]:
+            pool.share(page)
+        whole = [*pages[:shared], *fresh]
+        for handle, source, page in zip(handles, self._handles, whole, strict=True):
+            table.add(handle, page)
+            if source in table.hidden:
+                table.hide(handle, table.hidden[source])
+        copies: tuple[PageCopy, ...] = ()
+        if num_copied:
+            # The rest of it is what this stream goes on writing.
+            source = self.copies[-1].source if self.copies else pages[shared]
+            copies = (PageCopy(source, fresh[0], 0, 0, self._page_size),)
+            copied = pool.positions[pages[shared], :num_copied]
+            pool.positions[fresh[0], :num_copied] = copied
+            pages[shared] = source
+        page_ids = _as_pages(whole[: shared + 1])
+        output = self._output.fork(sampler)
+        first = ForwardRequest(
+            request.token_ids,
+            request.positions,
+            page_ids,
+            request.kv_len,
+            None if request.mask is None else request.mask.copy(),
+            output.specs,
+            None,
+            request.adapter,
+        )
+        pool.set_positions(page_ids, self.num_written, request.positions)
+        used = _as_pages({*whole[: shared + 1], *pages})
+        plan = ForwardPlan(first, used, fresh[:1], copies)
+        fork = DecodeStream(
+            owner, handles, plan, fresh[1:], self._rows.fork(first.mask), output
+        )
+        fork.submit(beside=self)
+        return fork
+
+
+def start_stream(wanted: StreamRequest, owner: StreamOwner) -> DecodeStream:
+    """Check a stream, prepare its pages, and submit it. All or nothing.
+
+    Raises:
+        InferletError: As :func:`~.forwards.plan_forward` does.
+    """
+    model, table, handles = owner.model, owner.table, wanted.pages
+    pool, size = model.pool, model.pool.page_size
+    kv_len = wanted.start + len(wanted.token_ids)
+    _check(wanted, kv_len, size)
+    output = StreamOutput(wanted, model.texts)
+    forward = GuestForward(
+        wanted.token_ids,
+        wanted.positions,
+        handles,
+        wanted.start,
+        outputs=(output.first_spec,),
+        adapter=wanted.adapter,
+    )
+    plan = plan_forward(forward, table, pool, model.info, model.config)
+    used = len(plan.request.page_ids)
+    end = -(-(kv_len + wanted.max_tokens - 1) // size)
+    rest = [table.get(handle) for handle in handles[used:end]]
+    rows = StreamRows(
+        pool.positions[plan.request.page_ids].reshape(-1)[:kv_len],
+        int(wanted.positions[-1]) + 1,
+        table.hidden_slots(handles[:end]) if table.hidden else None,
+        max_slots=end * size,
+    )
+    stream = DecodeStream(owner, handles, plan, rest, rows, output)
+    stream.submit()
+    return stream
+
+
+def _check(wanted: StreamRequest, kv_len: int, page_size: int) -> None:
+    for name in ("max_tokens", "max_unread"):
+        if getattr(wanted, name) < 1:
+            raise BadArgumentError(f"{name} is at least 1 in a stream, got 0")
+    needed = kv_len + wanted.max_tokens - 1
+    if needed > len(wanted.pages) * page_size:
+        raise BadArgumentError(
+            f"a stream of {wanted.max_tokens} tokens writes up to slot {needed - 1}, but "
+            f"{len(wanted.pages)} pages have only {len(wanted.pages) * page_size}: allocate "
+            "and name more pages, which cost nothing before they are written"
+        )
+    if len(wanted.positions):
+        last = int(wanted.positions[-1])
+        if last + wanted.max_tokens >= MAX_POSITION:
+            raise BadArgumentError(
+                f"position {last + wanted.max_tokens} is not below {MAX_POSITION}, the "
+                "largest position"
+            )
+
+
+def _as_pages(pages: Sequence[int] | set[int]) -> NDArray[np.int32]:
+    return np.fromiter(pages, np.int32, len(pages))

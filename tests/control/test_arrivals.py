@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pie_trio.control.arrivals import Arrivals
+from tests.control.engines import note
+
+
+def test_nobody_is_expected_at_first_and_strangers_settle_nothing() -> None:
+    calls: list[str] = []
+    arrivals = Arrivals(note(calls, "settled"))
+    arrivals.settle("stranger")
+    assert arrivals.num_expected == 0
+    assert calls == []
+
+
+def test_everybody_has_settled_when_the_last_one_has() -> None:
+    calls: list[str] = []
+    arrivals = Arrivals(note(calls, "settled"), now=lambda: 0.0)
+    for name in ("a", "b", "a"):
+        arrivals.expect(name)
+    assert arrivals.num_expected == 2, "each counts once"
+    arrivals.settle("b")
+    arrivals.settle("b")
+    arrivals.settle("stranger")
+    assert calls == []
+    arrivals.settle("a")
+    assert calls == ["settled"]
+    assert arrivals.num_expected == 0
+
+
+def test_who_is_late_is_expected_again_once_it_has_waited_itself() -> None:
+    calls: list[str] = []
+    arrivals = Arrivals(note(calls, "settled"))
+    arrivals.expect("late")
+    arrivals.forget()
+    assert arrivals.num_expected == 0
+    arrivals.settle("late")
+    assert calls == [], "nobody waited for it any more"
+    arrivals.expect("late")
+    assert arrivals.num_expected == 1
