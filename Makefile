@@ -1,16 +1,17 @@
-# make install | demo | test | clean: each does all the set-up it needs.
+# make install | demo | test | docs | clean: each does all the set-up it needs.
 
 PYTHON ?= python3
 PROMPT ?= Once upon a time
 VENV := .venv
 PROJECT_FILES := pyproject.toml inferlet_py/pyproject.toml .ci/install_torch.py
 
-.PHONY: help install demo test clean
+.PHONY: help install demo test docs clean
 
 help:
 	@echo 'make install            an environment in $(VENV), with the command $(VENV)/bin/pie'
 	@echo 'make demo [MODEL=DIR]   runs examples/text_completion on a model'
 	@echo 'make test               lint, types and tests on every Python that is installed'
+	@echo 'make docs               writes docs/api.md and builds the documentation into site/'
 	@echo 'make clean              removes what the others made here'
 	@echo 'PYTHON=python3.12       makes the environment with another Python (after make clean)'
 
@@ -23,6 +24,9 @@ demo: install
 
 test: $(VENV)/.nox-installed
 	$(VENV)/bin/nox
+
+docs: $(VENV)/.nox-installed
+	$(VENV)/bin/nox -s docs
 
 clean:
 	rm -rf $(VENV) .nox build dist site inferlet_py/build *.egg-info inferlet_py/*.egg-info

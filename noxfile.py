@@ -131,6 +131,7 @@ def package(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/; ``nox -s docs -- serve`` shows it."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.run("python", "docs/api_reference.py")
     session.run(
         "mkdocs",
         *(session.posargs or ["build", "--strict"]),

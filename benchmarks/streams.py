@@ -3,7 +3,8 @@
     python -m benchmarks.streams --guests 1 8 32 --tokens 128 --repeats 5
 
 The engine alone runs one batch of as many sequences in a loop. With ``--null`` the engine costs
-nothing: then the figure is what the host and the guests cost.
+nothing: then the figure is what the host and the guests cost. The CPU time of a token is that of
+all threads; beside other work it says more than the tokens a second.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import trio
@@ -46,10 +47,24 @@ async def main(tokens: int, prompt: int, stepwise: bool) -> int:
 """
 
 
+class Figure(NamedTuple):
+    per_second: float
+    cpu_us: float  # of a token
+
+
+class Clock:
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self, tokens: int) -> Figure:
+        wall = time.perf_counter() - self._wall
+        return Figure(tokens / wall, (time.process_time() - self._cpu) / tokens * 1e6)
+
+
 async def measure_guests(
     launcher: Launcher, *, guests: int, tokens: int, stepwise: bool
-) -> float:
-    """Return tokens a second of all guests together, launches included."""
+) -> Figure:
+    """Return the figure of all guests together, launches included."""
     program = make_program(PROGRAM)
     arguments = {"tokens": tokens, "prompt": PROMPT_TOKENS, "stepwise": stepwise}
 
@@ -57,20 +72,20 @@ async def measure_guests(
         count = json.loads(await launcher.prepare(program, arguments).run())
         assert count == tokens
 
-    start = time.perf_counter()
+    clock = Clock()
     async with trio.open_nursery() as nursery:
         for _ in range(guests):
             nursery.start_soon(one)
-    return guests * tokens / (time.perf_counter() - start)
+    return clock.read(guests * tokens)
 
 
-def measure_engine(engine: Engine, *, guests: int, tokens: int) -> float:
-    """Return tokens a second of a loop over the engine, with its prefill."""
+def measure_engine(engine: Engine, *, guests: int, tokens: int) -> Figure:
+    """Return the figure of a loop over the engine, with its prefill."""
     size = engine.info.page_size
     num_pages = -(-(PROMPT_TOKENS + tokens) // size)
     pages = np.arange(guests * num_pages, dtype=np.int32).reshape(guests, num_pages)
     last = [np.arange(1, PROMPT_TOKENS + 1, dtype=np.int32)] * guests
-    kv_len, start = PROMPT_TOKENS, time.perf_counter()
+    kv_len, clock = PROMPT_TOKENS, Clock()
     for _ in range(tokens):
         count = len(last[0])
         positions = np.arange(kv_len - count, kv_len, dtype=np.int32)
@@ -82,7 +97,7 @@ def measure_engine(engine: Engine, *, guests: int, tokens: int) -> float:
         results = engine.execute(Batch(forwards)).forwards
         last = [result[0].token_ids for result in results if isinstance(result, tuple)]
         kv_len += 1
-    return guests * tokens / (time.perf_counter() - start)
+    return clock.read(guests * tokens)
 
 
 async def main() -> None:
@@ -100,10 +115,16 @@ async def main() -> None:
     )
     engine = loaded.engine
     print(f"  {engine.info.name}, {options.tokens} tokens, tokens a second")
-    async with open_bare_launcher(engine=engine, tokenizer=loaded.tokenizer) as launcher:
+    async with open_bare_launcher(
+        engine=engine, tokenizer=loaded.tokenizer
+    ) as launcher:
         await launcher.compile(make_program(PROGRAM))
         for guests in options.guests:
-            found: dict[str, list[float]] = {"stream": [], "stepwise": [], "engine": []}
+            found: dict[str, list[Figure]] = {
+                "stream": [],
+                "stepwise": [],
+                "engine": [],
+            }
             for _ in range(options.repeats):  # in turn, since other work comes and goes
                 for name in ("stream", "stepwise"):
                     figure = await measure_guests(
@@ -118,11 +139,13 @@ async def main() -> None:
                 )
             bare = found["engine"]
             for name, figures in found.items():
-                ratio = statistics.median(
-                    figure / alone for figure, alone in zip(figures, bare, strict=True)
-                )
+                pairs = zip(figures, bare, strict=True)
+                ratio = statistics.median(a.per_second / b.per_second for a, b in pairs)
+                speed = spread([figure.per_second for figure in figures])
+                cpu = spread([figure.cpu_us for figure in figures])
                 print(
-                    f"  {guests:3d} guests  {name:9s} {spread(figures):30s} {ratio:.2f}"
+                    f"  {guests:3d} guests  {name:9s} {speed:28s} {ratio:.2f}  "
+                    f"CPU us a token {cpu}"
                 )
 
 

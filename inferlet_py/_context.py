@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from inferlet_py._checks import check_int, check_tokens
 from inferlet_py._distribution import Distribution
@@ -12,6 +12,13 @@ from inferlet_py._generation import Generation, GenerationSource
 from inferlet_py._host import OutputValues, SamplerValues, get_host
 from inferlet_py._models import Model, get_model
 from inferlet_py._sampling import Sampler
+from inferlet_py._sharing import (
+    export_prefix,
+    import_prefix,
+    pack_tokens,
+    page_names,
+    unpack_tokens,
+)
 from inferlet_py._streams import HostStream
 from inferlet_py._tasks import wait_to_take
 
@@ -49,6 +56,7 @@ class Context:
         self._pages: list[int] = []
         self._num_written = 0
         self._flushes: list[Flush] = []  # in the order of their slots
+        self._hidden: frozenset[int] = frozenset()
         self._stream: HostStream | None = None
         self._ahead: list[int] = []  # pages after the others, for the stream
         self._is_closed = False
@@ -113,7 +121,7 @@ class Context:
         self._end_stream()
         self.token_ids += check_tokens(token_ids, self._model.info.vocab_size)
 
-    async def fill(self, prompt: str | Sequence[int]) -> None:
+    async def fill(self, prompt: str | Sequence[int], *, reuse: bool = False) -> None:
         """Append a text, or tokens.
 
         Like ``append`` it runs nothing, until more than the model's
@@ -121,11 +129,19 @@ class Context:
         If that fails or is cancelled, all stay appended and are pending.
 
         The first text of a context gets the model's own prefix (as a BOS token).
+
+        Args:
+            prompt: What to append.
+            reuse: Share full pages with other contexts, also of other programs of the same
+                owner, that were filled in this way and begin with the same tokens. What no
+                other has computed yet is computed at once.
         """
         self._check_open()
         if isinstance(prompt, str):
             prompt = self._model.tokenize(prompt, special=not self.token_ids)
         self.append(prompt)
+        if reuse:
+            await self._reuse_prefix()
         while self._flush_surplus():
             await self._settle_flushes()
 
@@ -218,11 +234,10 @@ class Context:
         """
         self._check_open()
         self._end_stream()
-        limit = self._model.info.max_forward_tokens
-        while self._num_written < len(self.token_ids) - 1:
-            self._flush(min(len(self.token_ids) - 1, self._num_written + limit))
+        self._flush_to(len(self.token_ids) - 1)
         child = Context(self._model.name)
         child.token_ids = list(self.token_ids)
+        child._hidden = self._hidden
         child._num_written = self._num_written
         used = self._pages[: self._pages_for(self._num_written)]
         numbers = self._model.new_page_numbers(len(used))
@@ -230,6 +245,98 @@ class Context:
         child._pages = numbers
         child._flushes = [flush.share() for flush in self._flushes]
         return child
+
+    def mask(self, start: int, end: int, *, hidden: bool = True) -> None:
+        """Hide tokens from those that come after: they are not attended to any more.
+
+        Positions stay; forks made from now on hide the same.
+
+        Args:
+            start: The first of them.
+            end: Behind the last of them.
+            hidden: False shows them again.
+
+        Raises:
+            ValueError: There are no such tokens.
+        """
+        self._check_open()
+        check_int("start", start)
+        check_int("end", end)
+        if not start <= end <= len(self.token_ids):
+            raise ValueError(
+                f"tokens {start} to {end} of a context of {len(self.token_ids)} cannot be "
+                "hidden"
+            )
+        self._end_stream()
+        self._flush_to(min(end, len(self.token_ids) - 1))
+        changed = set(range(start, end))
+        self._hidden = self._hidden | changed if hidden else self._hidden - changed
+        size = self._model.info.kv_page_size
+        for index in range(
+            start // size, self._pages_for(min(end, len(self._pages) * size))
+        ):
+            self._mask_page(index)
+
+    def export(
+        self,
+        name: str,
+        *,
+        persistent: bool = False,
+        permission: Literal["owner", "published"] | Sequence[str] = "owner",
+        seconds_to_live: float | None = None,
+    ) -> None:
+        """Offer the context under a name: see ``from_export``.
+
+        What is pending, but for the last token, is sent to the model first.
+
+        Args:
+            name: Replaces an export of the same owner.
+            persistent: It outlives the program, but may be dropped when pages are short.
+            permission: Who may import: the owner's programs, everybody (needs the grant
+                ``publish``), or the programs of these users.
+            seconds_to_live: When it is dropped.
+
+        Raises:
+            ValueError: The context has fewer than two tokens.
+        """
+        self._check_open()
+        if len(self.token_ids) < 2:
+            raise ValueError(
+                "a context with fewer than two tokens has nothing to share"
+            )
+        self._end_stream()
+        self._flush_to(len(self.token_ids) - 1)
+        get_host().export_kvpage(
+            self._model.queue,
+            self._pages[: self._pages_for(self._num_written)],
+            name,
+            persistent,
+            permission if isinstance(permission, str) else list(permission),
+            seconds_to_live,
+            pack_tokens(self.token_ids, self._num_written),
+        )
+
+    @classmethod
+    def from_export(cls, name: str, model: str = "") -> Context:
+        """Return a context with the tokens and pages of an exported one.
+
+        Args:
+            name: Of this program's owner, or ``owner/name``.
+            model: The model that it was exported on.
+
+        Raises:
+            NotFoundError: There is none, or it may not be imported.
+            BadArgumentError: The export holds no context.
+        """
+        context = cls(model)
+        queue = context._model.queue
+        info = get_host().get_export(queue, name)
+        token_ids, num_written = unpack_tokens(name, info.metadata)
+        numbers = context._model.new_page_numbers(info.num_pages)
+        get_host().import_kvpage(queue, name, numbers)
+        context.token_ids, context._num_written = token_ids, num_written
+        context._pages = numbers
+        return context
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from ``length`` on, and give back the pages that only they used.
@@ -252,6 +359,10 @@ class Context:
         if dropped := self._pages[keep:]:
             get_host().dealloc_kvpage(self._model.queue, dropped)
             del self._pages[keep:]
+        if any(slot >= self._num_written for slot in self._hidden):
+            self._hidden = frozenset(s for s in self._hidden if s < self._num_written)
+            if self._pages:
+                self._mask_page(len(self._pages) - 1)
 
     # ---- forwards --------------------------------------------------------------------------
 
@@ -380,6 +491,38 @@ class Context:
         while len(self.token_ids) - self._num_written > limit:
             self._flush(self._num_written + limit)
         return was_needed
+
+    def _flush_to(self, end: int) -> None:
+        """Enqueue forwards that return nothing until slot ``end``."""
+        limit = self._model.info.max_forward_tokens
+        while self._num_written < end:
+            self._flush(min(end, self._num_written + limit))
+
+    async def _reuse_prefix(self) -> None:
+        """Import what others have computed, compute the rest, and offer it to others."""
+        if self._hidden:
+            return  # what is behind a mask is no prefix of tokens alone
+        size = self._model.info.kv_page_size
+        names = page_names(self.token_ids[:-1], size)
+        first = len(self._pages)
+        if first * size > self._num_written:
+            first = self._num_written // size  # a page that is not full is our own
+        elif first == self._num_written // size:
+            found = import_prefix(self._model, names[first:])
+            self._pages += found
+            first += len(found)
+            self._num_written = max(self._num_written, first * size)
+        self._flush_to(len(self.token_ids) - 1)
+        if await self._settle_flushes():  # nobody is offered what may yet be withdrawn
+            export_prefix(self._model, names[first:], self._pages[first : len(names)])
+
+    def _mask_page(self, index: int) -> None:
+        """Tell the host which tokens of a page are hidden."""
+        size = self._model.info.kv_page_size
+        hidden = [
+            slot in self._hidden for slot in range(index * size, (index + 1) * size)
+        ]
+        get_host().mask_kvpage(self._model.queue, self._pages[index], hidden)
 
     def _flush(self, end: int) -> None:
         """Enqueue a forward up to slot ``end`` that returns nothing."""

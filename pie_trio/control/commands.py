@@ -150,7 +150,8 @@ class Command:
         self.pages, self.embeds = pages, embeds
         self.writes = frozenset(writes)
         uses = set(pages.tolist())
-        uses.update(-1 - slot for slot in embeds)
+        if embeds:
+            uses.update(map(embed_key, embeds))
         self.uses = uses
         self.on_done = on_done
         self.submitted_at = submitted_at

@@ -224,6 +224,9 @@ class Batcher:
     async def _wait_for_change(self, seconds: float) -> None:
         """Wait until :meth:`poke`, or until the time is over."""
         self._changed = trio.Event()
+        if seconds == math.inf:
+            await self._changed.wait()
+            return
         with trio.move_on_after(seconds):
             await self._changed.wait()
 

@@ -86,7 +86,7 @@ def plan_forward(
     num_tokens, size = len(wanted.token_ids), pool.page_size
     _check_tokens(wanted, info, config)
     handles = wanted.pages
-    pages = [table.get(handle) for handle in handles]
+    pages = table.get_all(handles)
     if len(set(handles)) != len(handles):
         raise BadArgumentError(
             "the same page is named twice in one context: name each once"

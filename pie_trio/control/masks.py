@@ -38,12 +38,16 @@ def infer_mask(
     num_tokens = len(positions)
     start = len(slot_positions) - num_tokens
     earlier = slot_positions[:start]
+    # As unsigned numbers, the unwritten ones are the largest.
     is_plain = hidden is None or not hidden[:start].any()
     is_ordered = num_tokens == 1 or bool((positions[1:] > positions[:-1]).all())
     if (
         is_plain
         and is_ordered
-        and (start == 0 or (earlier.min() >= 0 and earlier.max() <= positions[0]))
+        and (
+            start == 0
+            or int(np.maximum.reduce(earlier.view(np.uint32))) <= positions[0]
+        )
     ):
         return None
     mask: NDArray[np.bool_] = (slot_positions >= 0) & (

@@ -48,6 +48,17 @@ class PageTable(HandleTable[int]):
         self.hidden.clear()
         return super().clear()
 
+    def get_all(self, handles: Sequence[int]) -> list[int]:
+        """Return what known handles stand for.
+
+        Raises:
+            UnknownHandleError: One is not in this table.
+        """
+        try:
+            return list(map(self._values.__getitem__, handles))
+        except KeyError:
+            return [self.get(handle) for handle in handles]  # which tells the first
+
     def hide(self, handle: int, is_hidden: NDArray[np.bool_]) -> None:
         """Set the mask of a known handle: ``[page_size]`` bool."""
         if is_hidden.any():

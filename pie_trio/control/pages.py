@@ -122,12 +122,11 @@ class PagePool:
 
     def unpin(self, pages: NDArray[np.int32]) -> None:
         """Undo one :meth:`pin`."""
-        self._pins[pages] -= 1
-        pins = self._pins[pages]
-        assert pins.min(initial=0) >= 0, "a page is unpinned once a pin"
-        unheld = (pins + self._owners[pages]) == 0
-        if unheld.any():
-            for page in pages[unheld].tolist():
+        pins = self._pins[pages] - 1
+        self._pins[pages] = pins
+        holds = pins + self._owners[pages]
+        if np.count_nonzero(holds) < len(holds):
+            for page in pages[holds == 0].tolist():
                 self._free_virtual(page)
 
     def make_writable(self, page: int) -> int:
@@ -226,7 +225,7 @@ class PagePool:
     def unbound(self, pages: NDArray[np.int32]) -> list[int]:
         """Return those of these pages that have no place on the device."""
         is_unbound = self.physical[pages] < 0
-        if not is_unbound.any():
+        if not np.count_nonzero(is_unbound):
             return []
         found: list[int] = pages[is_unbound].tolist()
         return found

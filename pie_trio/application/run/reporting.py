@@ -85,20 +85,25 @@ def check_trace_path(path: Path) -> None:
     Raises:
         ConfigError: It cannot.
     """
-    folder = path.resolve().parent
     if path.is_dir():
         raise ConfigError(
             f"--trace {path} is a folder: name a file, as {path}/trace.json"
         )
-    if not folder.is_dir():
+    folder = path.resolve().parent
+    if not _is_special(path) and not folder.is_dir():
         raise ConfigError(
             f"--trace {path}: there is no folder {folder}: make it, or name another file"
         )
-    target = folder if path.is_file() or not path.exists() else path
+    target = path if _is_special(path) else folder
     if not os.access(target, os.W_OK):
         raise ConfigError(
             f"--trace {path}: {target} cannot be written to: name a file elsewhere"
         )
+
+
+def _is_special(path: Path) -> bool:
+    """Say whether it is a pipe or a device, which is written to and not replaced."""
+    return path.exists() and not path.is_file()
 
 
 def write_trace(path: Path, services: Services) -> None:
@@ -109,11 +114,11 @@ def write_trace(path: Path, services: Services) -> None:
     """
     traces = {name: model.batcher.trace for name, model in services.models.items()}
     text = json.dumps(make_trace_events(traces, services.timeline.spans))
-    target = path.resolve()
     try:
-        if target.exists() and not target.is_file():  # a pipe, or /dev/stdout
-            target.write_text(text)
+        if _is_special(path):
+            path.write_text(text)
             return
+        target = path.resolve()
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
             part.write_text(text)

@@ -81,6 +81,14 @@ async def read(client: Client, stream: int = 1) -> Any:
     return await client.resolve(client.session.take_chunk(ticket))
 
 
+async def read_until_error(client: Client, tokens: list[int]) -> None:
+    """Append what can be read of stream 1, for ever."""
+    while True:
+        chunk = await read(client)
+        assert chunk[3] is None
+        tokens += chunk[0]
+
+
 async def read_all(client: Client, stream: int = 1) -> tuple[list[int], str, str]:
     """Return the tokens, the text and why it ended; then close it."""
     tokens, texts = list[int](), list[str]()
@@ -260,10 +268,7 @@ async def test_an_error_comes_once_after_everything_before_it() -> None:
         start(client)
         tokens = list[int]()
         with pytest.raises(EngineError, match="scripted"):
-            while True:
-                chunk = await read(client)
-                assert chunk[3] is None
-                tokens += chunk[0]
+            await read_until_error(client, tokens)
         assert tokens == fake_continuation(PROMPT, 3)
         with pytest.raises(BadArgumentError, match="read to its end"):
             client.session.read_stream(1)
@@ -276,8 +281,7 @@ async def test_a_stream_that_outgrows_the_memory_fails() -> None:
         start(client)
         tokens = list[int]()
         with pytest.raises(OutOfPagesError):
-            while True:
-                tokens += (await read(client))[0]
+            await read_until_error(client, tokens)
         assert tokens == fake_continuation(PROMPT, 3 * PAGE_SIZE - len(PROMPT) + 1)
         client.session.close_stream(1)
 

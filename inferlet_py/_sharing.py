@@ -1,0 +1,88 @@
+"""Contexts that outlive a program: what their exports carry, and prefixes found again.
+
+A prefix is exported page by page. The name of a page is the hash of all tokens up to its end,
+so that programs which begin alike find as much as they have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from typing import TYPE_CHECKING
+
+from inferlet_py._errors import BadArgumentError, LimitError, NotFoundError
+from inferlet_py._host import get_host
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferlet_py._models import Model
+
+__all__ = [
+    "export_prefix",
+    "import_prefix",
+    "pack_tokens",
+    "page_names",
+    "unpack_tokens",
+]
+
+PREFIX = "prefix/"
+
+
+def pack_tokens(token_ids: Sequence[int], num_written: int) -> bytes:
+    """Return the metadata of an exported context."""
+    return json.dumps({"tokens": list(token_ids), "written": num_written}).encode()
+
+
+def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int]:
+    """Return the tokens of an exported context, and how many of them its pages hold.
+
+    Raises:
+        BadArgumentError: The export is no context.
+    """
+    try:
+        found = json.loads(metadata)
+        return list(map(int, found["tokens"])), int(found["written"])
+    except (ValueError, TypeError, KeyError):
+        raise BadArgumentError(
+            f"the export {name!r} holds pages, but no context: export it with "
+            "Context.export(), or import its pages with a Queue"
+        ) from None
+
+
+def page_names(token_ids: Sequence[int], page_size: int) -> list[str]:
+    """Return the names of the full pages that hold these tokens."""
+    digest = hashlib.sha256()
+    names: list[str] = []
+    for start in range(0, len(token_ids) - page_size + 1, page_size):
+        digest.update(array("I", token_ids[start : start + page_size]).tobytes())
+        names.append(PREFIX + digest.hexdigest()[:40])
+    return names
+
+
+def import_prefix(model: Model, names: Sequence[str]) -> list[int]:
+    """Import pages, the first ones of a context, until one is not there.
+
+    Returns:
+        The numbers of the pages.
+    """
+    host, pages = get_host(), list[int]()
+    for name in names:
+        numbers = model.new_page_numbers(1)
+        try:
+            host.import_kvpage(model.queue, name, numbers)
+        except NotFoundError:
+            break
+        pages += numbers
+    return pages
+
+
+def export_prefix(model: Model, names: Sequence[str], pages: Sequence[int]) -> None:
+    """Export pages under their names; where the owner has too many exports, no more."""
+    host = get_host()
+    for name, page in zip(names, pages, strict=True):
+        try:
+            host.export_kvpage(model.queue, [page], name, True, "owner", None, b"")
+        except LimitError:
+            return

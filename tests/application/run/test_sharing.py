@@ -1,0 +1,142 @@
+"""Contexts that hide tokens, outlive their program, or share what they begin with."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from pie_trio.errors import GuestFailedError
+from pie_trio.inference.fake import FakeEngine, fake_continuation
+from tests.application.conftest import OpenLauncher, program_of
+
+if TYPE_CHECKING:
+    from pie_trio.application.lifecycle.instances import Launcher
+    from pie_trio.application.lifecycle.programs import SourceProgram
+
+LIMIT_SECONDS = 120
+PROMPT = "What all programs begin with, more than two pages of it."
+TOKENS = [256, *PROMPT.encode()]
+FOUR = "(await ctx.generate(max_tokens=4, stop_tokens=[]).tokens())"
+
+
+async def run(launcher: Launcher, program: SourceProgram) -> Any:
+    with trio.fail_after(LIMIT_SECONDS):
+        return json.loads(await launcher.prepare(program, {}).run())
+
+
+def num_tokens(engine: FakeEngine) -> int:
+    return sum(len(f.token_ids) for batch in engine.batches for f in batch.forwards)
+
+
+REUSING = program_of(
+    "async with Context() as ctx:\n"
+    "    await ctx.fill(prompt, reuse=True)\n"
+    f"    return {FOUR}",
+    parameters=f"prompt: str = {PROMPT!r}",
+)
+
+
+async def test_what_programs_have_in_common_is_computed_once(
+    open_fake: OpenLauncher,
+) -> None:
+    engine = FakeEngine()
+    async with open_fake(engine=engine) as launcher:
+        (model,) = launcher.models.values()
+        expected = fake_continuation(TOKENS, 4)
+        assert await run(launcher, REUSING) == expected
+        first = num_tokens(engine)
+        assert await run(launcher, REUSING) == expected
+        second = num_tokens(engine) - first
+        full = (len(TOKENS) - 1) // 16 * 16
+        assert first - second == full
+        # Another text with the same beginning finds its first page.
+        other = PROMPT[:20] + " else"
+        instance = launcher.prepare(REUSING, {"prompt": other})
+        with trio.fail_after(LIMIT_SECONDS):
+            found = json.loads(await instance.run())
+        assert found == fake_continuation([256, *other.encode()], 4)
+        third = num_tokens(engine) - first - second
+        assert third == len(other) + 1 - 16 + 3
+        assert len(model.exports) == full // 16
+        model.exports.clear()
+
+
+async def test_a_context_outlives_its_program(open_fake: OpenLauncher) -> None:
+    exporting = program_of(
+        "async with Context() as ctx:\n"
+        f"    await ctx.fill({PROMPT!r})\n"
+        "    ctx.export('story', persistent=True)\n"
+        "    await ctx.generate(max_tokens=2, stop_tokens=[]).tokens()\n"
+    )
+    importing = program_of(
+        "ctx, other = Context.from_export('story'), Context.from_export('story')\n"
+        "other.append([65])\n"
+        f"found = [{FOUR}]\n"
+        "ctx = other\n"
+        f"found.append({FOUR})\n"
+        "return found"
+    )
+    engine = FakeEngine()
+    async with open_fake(engine=engine) as launcher:
+        (model,) = launcher.models.values()
+        await run(launcher, exporting)
+        before = num_tokens(engine)
+        assert await run(launcher, importing) == [
+            fake_continuation(TOKENS, 4),
+            fake_continuation([*TOKENS, 65], 4),
+        ]
+        assert num_tokens(engine) - before == 4 + 5
+        model.exports.clear()
+
+
+async def test_an_export_without_a_context_is_refused(open_fake: OpenLauncher) -> None:
+    program = program_of(
+        "queue = Queue()\n"
+        "queue.export_kvpages(queue.alloc_kvpages(1), 'pages', metadata=b'mine')\n"
+        "Context.from_export('pages')"
+    )
+    async with open_fake() as launcher:
+        with pytest.raises(GuestFailedError, match="holds pages, but no context"):
+            await run(launcher, program)
+        with pytest.raises(GuestFailedError, match="no export 'nothing'"):
+            await run(launcher, program_of("Context.from_export('nothing')"))
+
+
+async def test_hidden_tokens_are_not_attended_to(open_fake: OpenLauncher) -> None:
+    """Under a mask, what is generated depends on the other tokens alone."""
+    program = program_of(
+        "results = []\n"
+        "for middle in ([5] * 40, [6] * 40):\n"
+        "    async with Context() as ctx:\n"
+        "        ctx.append([1, 2, *middle])\n"
+        "        ctx.mask(0, 42)\n"
+        "        ctx.append([7])\n"
+        "        async with ctx.fork() as fork:\n"
+        "            ours = []\n"
+        "            for c in (ctx, fork):\n"
+        "                ours.append(await c.generate(\n"
+        "                    max_tokens=4, stop_tokens=[], stepwise=c is fork).tokens())\n"
+        "        assert ours[0] == ours[1], ours\n"
+        "        results.append(ours[0])\n"
+        "        ctx.truncate(43)\n"
+        "        ctx.mask(0, 42, hidden=False)\n"
+        "        seen = await ctx.generate(max_tokens=4, stop_tokens=[]).tokens()\n"
+        "        assert seen != ours[0]\n"
+        "return results"
+    )
+    async with open_fake() as launcher:
+        one, two = await run(launcher, program)
+        assert one == two
+
+
+@pytest.mark.parametrize("arguments", ["0, 9", "3, 2", "-1, 1"])
+async def test_what_is_not_there_cannot_be_hidden(
+    open_fake: OpenLauncher, arguments: str
+) -> None:
+    program = program_of(f"ctx = Context()\nctx.append([1, 2])\nctx.mask({arguments})")
+    async with open_fake() as launcher:
+        with pytest.raises(GuestFailedError):
+            await run(launcher, program)
