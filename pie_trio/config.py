@@ -122,6 +122,8 @@ class ControlConfig:
         policy: When a batch is dispatched: see :mod:`pie_trio.control.policies`.
         contention: What happens when pages are short: ``ladder`` or ``fcfs``.
         swap_bytes: Host memory for the pages of suspended inferlets.
+        inline_seconds: Steps of a lone inferlet that take less than this run in the event
+            loop's own thread; 0 for none.
         max_instances: Instances at once; with ``max_in_flight`` the capacity of the channel.
     """
 
@@ -133,6 +135,7 @@ class ControlConfig:
     policy: str = "rendezvous"
     contention: str = "ladder"
     swap_bytes: int = 1 << 30
+    inline_seconds: float = 0.001
     max_instances: int = 1024
 
 

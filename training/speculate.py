@@ -107,7 +107,9 @@ def main() -> None:
     )
     lines = ["| family | tokens foreseen | tokens a step |", "| --- | --- | --- |"]
     for name, row in table.items():
-        lines.append(f"| {name} | {row.foreseen:.1%} | {row.tokens_per_step:.2f} |")
+        lines.append(
+            f"| {name} | {100 * row.foreseen:.1f} % | {row.tokens_per_step:.2f} |"
+        )
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -10,7 +10,7 @@ of several queues wherever they meet in a page, and lets everything else run sid
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -95,6 +95,9 @@ class Command:
         is_withdrawn: Nobody wants it any more: it finishes without running. Its copies are
             still made where a handle stands for one of them.
     """
+
+    goes_on: ClassVar[bool] = False
+    """After its step it runs again by itself, as a decode stream does."""
 
     __slots__ = (
         "batch",

@@ -38,6 +38,9 @@ __all__ = ["Batcher", "open_batcher"]
 
 logger = logging.getLogger(__name__)
 
+MAX_LONE_TOKENS = 4
+"""A lone forward of so few tokens takes about as long as one token."""
+
 STEP_SMOOTHING = 0.2
 """Weight of the newest step in the running mean of step times."""
 
@@ -74,6 +77,7 @@ class Batcher:
         self.num_steps = 0
         self.last_step_at = float("-inf")
         self.step_seconds = 0.0
+        self._lone_seconds = 1.0  # until measured
         self._limits = Limits(
             max_batch=min(config.max_batch, self.policy.max_batch or config.max_batch),
             max_tokens=config.max_batch_tokens,
@@ -334,10 +338,14 @@ class Batcher:
         self._make_calls()  # they run while the device does
         batch = self._make_batch(choice, are_run)
         num_free = self.pool.num_free
-        outcomes = await self._execute(batch)
+        is_lone = len(self.tenants) == 1 and self._is_lone(choice)
+        is_here = is_lone and self._lone_seconds < self.config.inline_seconds
+        outcomes = await self._execute(batch, is_here=is_here)
         self.last_step_at = trio.current_time()
         elapsed = self.last_step_at - chosen_at
         self.step_seconds += STEP_SMOOTHING * (elapsed - self.step_seconds)
+        if is_lone:
+            self._lone_seconds += STEP_SMOOTHING * (elapsed - self._lone_seconds)
         self.trace.note_step(
             StepRecord(
                 self.num_steps,
@@ -359,6 +367,13 @@ class Batcher:
         )
         self._note_outcomes(choice, are_run, outcomes)
 
+    @staticmethod
+    def _is_lone(choice: Choice) -> bool:
+        """Say whether nothing can happen during a step but that its one command ends."""
+        if len(choice.commands) > 1 or choice.num_tokens[0] > MAX_LONE_TOKENS:
+            return False
+        return not choice.commands[0].goes_on
+
     def _make_batch(self, choice: Choice, are_run: Sequence[bool]) -> Batch:
         pool = self.pool
         copies: list[PageCopy] = []
@@ -378,11 +393,21 @@ class Batcher:
                 projections.append(command.project)
         return Batch(tuple(forwards), tuple(copies), tuple(projections))
 
-    async def _execute(self, batch: Batch) -> BatchResult | EngineError:
-        """Return the results, or the error that the whole batch failed with."""
+    async def _execute(
+        self, batch: Batch, *, is_here: bool
+    ) -> BatchResult | EngineError:
+        """Return the results, or the error that the whole batch failed with.
+
+        Args:
+            batch: What to run.
+            is_here: Run it in this thread: the way to the other and back takes longer.
+        """
         size = len(batch.forwards), len(batch.projections)
         try:
-            result = await self._device.run(partial(self.engine.execute, batch))
+            if is_here:
+                result = self.engine.execute(batch)
+            else:
+                result = await self._device.run(partial(self.engine.execute, batch))
             found = len(result.forwards), len(result.projections)
             if found != size:
                 raise EngineError(f"{sum(size)} requests, but {sum(found)} results")

@@ -70,7 +70,7 @@ class PagePool:
         self.swapped: dict[int, NDArray[np.uint8]] = {}
         self.num_moves = 0
         self.on_freed: Callable[[], None] = lambda: None
-        self.on_event: Callable[[str, int, int, str], None] = lambda *_: None
+        self.on_event: Callable[[str, int, int, str], None] = _ignore_event
         self._owners: NDArray[np.int32] = np.zeros(FIRST_CAPACITY, np.int32)
         self._pins: NDArray[np.int32] = np.zeros(FIRST_CAPACITY, np.int32)
         self._unused = list(range(FIRST_CAPACITY - 1, -1, -1))  # a stack
@@ -325,6 +325,10 @@ class PagePool:
 def physical_of(pool: PagePool, pages: Iterable[int]) -> list[int]:
     """Return the physical pages behind virtual ones; for tests and traces."""
     return [int(pool.physical[page]) for page in pages]
+
+
+def _ignore_event(_event: str, _page: int, _place: int, _tenant: str) -> None:
+    pass
 
 
 def _span(offset: int, count: int) -> slice:

@@ -92,6 +92,8 @@ class DecodeStream(Command):
         output: What it has sampled.
     """
 
+    goes_on = True
+
     __slots__ = (
         "_ahead",
         "_forks",

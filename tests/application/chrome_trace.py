@@ -50,9 +50,9 @@ def check_trace_events(trace: Any) -> None:
         assert event["dur"] >= 0
         begins, length = round(event["ts"] * 1000), round(event["dur"] * 1000)
         slices.setdefault(track, []).append((begins, begins + length))
-    for process, track in used:
+    for process, thread in used:
         assert ("process_name", process, 0) in named
-        assert ("thread_name", process, track) in named
+        assert ("thread_name", process, thread) in named
     for found in slices.values():
         _check_nesting(found)
 

@@ -45,7 +45,7 @@ class InlineDevice:
     async def run(self, call: Callable[[], T]) -> T:
         with trio.CancelScope(shield=True):
             await trio.sleep(self.step_seconds)
-            return call()
+        return call()
 
 
 @dataclass

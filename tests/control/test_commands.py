@@ -228,7 +228,8 @@ def test_chunks_return_what_the_whole_would_have_returned(
     tokens = np.arange(total, dtype=np.int32)
     command = make_command()
     command.forward = ForwardRequest(tokens, tokens + 7, pages, 5 + total, None, specs)
-    done, last = 0, ()
+    done = 0
+    last: tuple[OutputResult, ...] = ()
     for number, size in enumerate(sizes):
         part = command.cut(size, pool)
         assert part.token_ids.tolist() == list(range(done, done + size))

@@ -72,7 +72,7 @@ async def open_rig(
     control = {"policy": "rendezvous:0.5,0.0", **control}
     with trio.fail_after(TIME_LIMIT_SECONDS):
         async with open_served_model(
-            engine, FakeTokenizer(), ControlConfig(**control), max_in_flight=64
+            engine, FakeTokenizer(), ControlConfig(inline_seconds=0.0, **control), max_in_flight=64
         ) as model:
             try:
                 yield Rig(
@@ -269,8 +269,8 @@ async def test_a_withdrawn_command_still_makes_the_copies_that_a_handle_stands_f
         await rig.outcomes.wait(1, 2)
         assert isinstance(rig.outcomes.by_token[1], CancelledError)
         assert rig.batches == [[0], [], [2]]
-        places = physical_of(rig.pool, [source, target])
-        assert rig.engine.batches[1].copies == (PageCopy(*places, 0, 0, PAGE_SIZE),)
+        old, new = physical_of(rig.pool, [source, target])
+        assert rig.engine.batches[1].copies == (PageCopy(old, new, 0, 0, PAGE_SIZE),)
 
 
 async def test_copies_that_nobody_counts_on_are_not_made() -> None:

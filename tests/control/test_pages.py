@@ -81,7 +81,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pages[page] = Content()
         self.table.add(next(self.numbers), page)
 
-    @precondition(lambda self: len(self.table))
+    @precondition(lambda self: bool(len(self.table)))
     @rule(index=INDEX)
     def fork(self, index: int) -> None:
         handle = self.pick(index)
@@ -93,7 +93,7 @@ class PoolMachine(RuleBasedStateMachine):
         if handle in self.table.hidden:
             self.table.hide(fork, self.table.hidden[handle])
 
-    @precondition(lambda self: len(self.table))
+    @precondition(lambda self: bool(len(self.table)))
     @rule(index=INDEX)
     def release(self, index: int) -> None:
         handle = self.pick(index)
@@ -103,7 +103,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.forget_unheld()
         assert handle not in self.table.hidden
 
-    @precondition(lambda self: len(self.table))
+    @precondition(lambda self: bool(len(self.table)))
     @rule(index=INDEX, mask=st.lists(st.booleans(), min_size=3, max_size=3))
     def mask(self, index: int, mask: list[bool]) -> None:
         handle = self.pick(index)
@@ -114,7 +114,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     # ---- commands ---------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.table))
+    @precondition(lambda self: bool(len(self.table)))
     @rule(index=INDEX, slot=OFFSET, position=st.integers(0, 99))
     def submit_write(self, index: int, slot: int, position: int) -> None:
         """Plan a forward of one token, which runs later, or never."""
@@ -187,7 +187,7 @@ class PoolMachine(RuleBasedStateMachine):
         content.pins -= 1
         self.forget_unheld()
 
-    @precondition(lambda self: len(self.table))
+    @precondition(lambda self: bool(len(self.table)))
     @rule(origin=INDEX, into=INDEX, start=OFFSET, end=OFFSET, good=st.booleans())
     def copy_tokens(
         self, origin: int, into: int, start: int, end: int, good: bool
@@ -214,7 +214,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     # ---- moves ------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.table))
+    @precondition(lambda self: bool(len(self.table)))
     @rule()
     def suspend(self) -> None:
         pins = [np.array([page], np.int32) for page, _, _ in self.pending]

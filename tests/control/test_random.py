@@ -106,7 +106,7 @@ EXTEND = st.builds(
     priority=st.sampled_from(Priority),
 )
 WITHDRAW = st.builds(Withdraw, INDEX)
-KINDS = [
+KINDS: list[st.SearchStrategy[Op]] = [
     *[EXTEND] * 8,
     st.builds(Open, INDEX),
     st.builds(Fork, INDEX, st.none()),
@@ -120,7 +120,8 @@ KINDS = [
 
 def programs(*more: st.SearchStrategy[Op]) -> st.SearchStrategy[list[Op]]:
     """Return programs of some length that begin with a context for each inferlet."""
-    op = st.sampled_from([*KINDS, *more]).flatmap(lambda kind: kind)
+    kinds: list[st.SearchStrategy[Op]] = [*KINDS, *more]
+    op: st.SearchStrategy[Op] = st.sampled_from(kinds).flatmap(lambda kind: kind)
     start: list[Op] = [Open(guest) for guest in range(NUM_GUESTS)]
     return st.lists(op, min_size=10, max_size=40).map(lambda ops: start + ops)
 

@@ -13,8 +13,10 @@ from training.corpus.documents import chat
 from training.corpus.toolbox import TOOLS
 from training.export import CHAT_TEMPLATE, load_model
 from training.generate import Generator
+from training.speculate import foresee
 
 FOLDER = Path(pie_trio.__file__).parent / "models" / "pie_tiny"
+DRAFT_FOLDER = FOLDER.with_name("pie_tiny_draft")
 CITY_QUESTION = "What is the weather in Oslo?"
 
 
@@ -65,6 +67,21 @@ def test_it_calls_a_tool_in_a_transcript(generator: Generator) -> None:
         "weather",
         {"city": "Oslo"},
     )
+
+
+def test_its_draft_has_the_same_tokens_and_foresees_most_of_a_story(
+    generator: Generator, shipped_tokenizer: Tokenizer
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (DRAFT_FOLDER / name).read_text() == (FOLDER / name).read_text()
+    draft = load_model(DRAFT_FOLDER)
+    sizes = (sum(p.numel() for p in m.parameters()) for m in (draft, generator.model))
+    assert next(sizes) * 7 < next(sizes)
+    prompt = "Once upon a time"
+    [text] = generator.complete([prompt], max_tokens=100)
+    ids = (shipped_tokenizer.encode(part).ids for part in (prompt, text))
+    hits = foresee(draft, *ids)
+    assert sum(hits) > 0.6 * len(hits)
 
 
 def test_transformers_gives_the_same_greedy_tokens(

@@ -23,6 +23,7 @@ from tests.application.host.clients import (
     Rig,
     open_rig,
 )
+from tests.control.engines import TIME_LIMIT_SECONDS
 
 
 def make_session(**launch: Any) -> GuestSession:
@@ -64,11 +65,12 @@ async def test_spans_begin_and_end() -> None:
     session.end_span(inner)
     found_outer, found_inner = session.services.timeline.spans
     assert (found_outer.name, found_outer.instance) == ("outer", "test-1")
-    assert found_outer.ends_at is None
-    assert found_inner.ends_at is not None
-    assert found_outer.begins_at <= found_inner.begins_at <= found_inner.ends_at
+    ends = [found_outer.ends_at, found_inner.ends_at]
+    assert ends[0] is None
+    assert ends[1] is not None
+    assert found_outer.begins_at <= found_inner.begins_at <= ends[1]
     session.end_span(outer)
-    assert found_outer.ends_at is not None
+    assert found_outer.ends_at == pytest.approx(session.now(), abs=TIME_LIMIT_SECONDS)
     assert outer != inner
 
 
