@@ -89,6 +89,7 @@ class Command:
         dependents: Commands that wait for it.
         bound_at: At which :attr:`PagePool.num_moves` all its pages were on the device.
         failure: Why it cannot run, if that is so.
+        is_accepted: It is, or was, among the ready ones.
         is_copied: Its copies were made.
         is_paused: It waits for its reader: unfinished, but not ready.
         on_withdrawn: Called by :meth:`withdraw`.
@@ -108,6 +109,7 @@ class Command:
         "embeds",
         "failure",
         "forward",
+        "is_accepted",
         "is_copied",
         "is_finished",
         "is_paused",
@@ -167,6 +169,7 @@ class Command:
         self.bound_at = -1
         self.dependents: list[Command] = []
         self.is_withdrawn = self.is_finished = self.is_copied = False
+        self.is_accepted = False
         self.is_paused = False
         self.on_withdrawn: Callable[[], None] = _do_nothing
         self.failure: Exception | None = None

@@ -1,7 +1,7 @@
-"""The batcher: orders commands, makes batches, steps the device.
+"""The batcher: takes commands from a memory channel, makes batches, steps the device.
 
 The device is stepped in a thread of its own, one batch at a time; while a batch runs, calls
-gather.
+gather in the channel.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Batcher:
             max_tokens=config.max_batch_tokens,
             chunk_tokens=config.chunk_tokens,
         )
-        self._device, self._max_queued = device, max_queued
+        self._device = device
+        self._send, self._receive = trio.open_memory_channel[Command](max_queued)
         self._order = CommandOrder(pool)
         self._ready: dict[Command, None] = {}
         self._sequence = 0
@@ -118,7 +119,6 @@ class Batcher:
         if self._is_stopped:
             command.on_done(_stopped())
             return
-        assert len(self._order) < self._max_queued, "instances are limited"
         self._sequence += 1
         command.sequence = command.waiting_since = self._sequence
         command.on_withdrawn = self._note_withdrawn
@@ -129,8 +129,8 @@ class Batcher:
         if command.embeds:
             self.embeds.pin(command.embeds)
         self._order.add(command, beside=beside)
-        if command.num_blockers == 0:
-            self._ready[command] = None
+        # Cannot be full: it holds what all instances together may have in flight.
+        self._send.send_nowait(command)
         self._changed.set()
 
     def resume(self, command: Command) -> None:
@@ -178,9 +178,11 @@ class Batcher:
         """Make and run batches until cancelled; what is left then fails."""
         try:
             while True:
+                self._drain()
                 while not self._ready and not self._suspensions:
                     self._make_calls()
                     await self._wait_for_change(math.inf)
+                    self._drain()
                 await self._suspend_all()
                 await self._gather()
                 choice = self._choose()
@@ -194,6 +196,8 @@ class Batcher:
             # Instances that are cancelled together with the batcher wait for their commands
             # before they end.
             self._is_stopped = True
+            self._send.close()
+            self._receive.close()
             self._make_calls()
             for command in sorted(self._order, key=lambda c: c.sequence):
                 self._finish(command, _stopped())
@@ -202,10 +206,26 @@ class Batcher:
 
     # ---- gathering --------------------------------------------------------------------
 
+    def _drain(self) -> None:
+        """Take what is in the channel."""
+        try:
+            while True:
+                command = self._receive.receive_nowait()
+                # One that had to wait for others may have become ready, and more, meanwhile.
+                if command.num_blockers == 0 and not command.is_accepted:
+                    self._accept(command)
+        except trio.WouldBlock:
+            return
+
+    def _accept(self, command: Command) -> None:
+        command.is_accepted = True
+        self._ready[command] = None
+
     async def _gather(self) -> None:
         """Let commands gather for as long as the policy wants."""
         self._gathering_since = trio.current_time()
         while self._ready:
+            self._drain()
             if self._has_withdrawn:
                 self._sweep()
                 continue
@@ -501,7 +521,7 @@ class Batcher:
         self._ready.pop(command, None)
         ready = self._order.finish(command)
         for other in ready:
-            self._ready[other] = None
+            self._accept(other)
         command.tenant.last_used_at = now
         self.trace.note_command(command, outcome, now)
         command.on_done(outcome)

@@ -171,9 +171,7 @@ class ExportIndex:
 
     def name_for(self, owner: str, export: Export) -> str:
         """Return the name under which inferlets of ``owner`` import it."""
-        return (
-            export.name if export.owner == owner else f"{export.owner}/{export.name}"
-        )
+        return export.name if export.owner == owner else f"{export.owner}/{export.name}"
 
     def end_instance(self, instance: str) -> None:
         """Drop what an inferlet exported for its own lifetime only."""

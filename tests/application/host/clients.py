@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pie_trio.control.pages import PagePool
     from pie_trio.control.served_model import ServedModel
+    from pie_trio.engine_api import Batch
 
 NUM_PAGES, PAGE_SIZE = 32, 4
 
