@@ -72,7 +72,10 @@ async def open_rig(
     control = {"policy": "rendezvous:0.5,0.0", **control}
     with trio.fail_after(TIME_LIMIT_SECONDS):
         async with open_served_model(
-            engine, FakeTokenizer(), ControlConfig(inline_seconds=0.0, **control), max_in_flight=64
+            engine,
+            FakeTokenizer(),
+            ControlConfig(inline_seconds=0.0, **control),
+            max_in_flight=64,
         ) as model:
             try:
                 yield Rig(
