@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
 from pie_trio.config import (
+    ControlConfig,
     InstanceLimits,
     ModelConfig,
     WasmConfig,
@@ -100,6 +101,7 @@ def _add_run(commands: Any) -> None:
         allow_abbrev=False,
     )
     _add_model_options(parser)
+    _add_control_options(parser)
     parser.add_argument(
         "--native",
         action="store_true",
@@ -208,6 +210,41 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_control_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        metavar="NAME[:ARGS]",
+        default=ControlConfig().policy,
+        help="when a batch is dispatched: rendezvous, adaptive, eager, k:8, t:0.016, "
+        "k_or_t:8,0.016 (default: rendezvous)",
+    )
+    parser.add_argument(
+        "--contention",
+        metavar="NAME",
+        default=ControlConfig().contention,
+        help="what happens when KV pages are short: ladder (drop unused exports, tell, suspend, "
+        "end) or fcfs (end the newest) (default: ladder)",
+    )
+    parser.add_argument(
+        "--swap-mib",
+        type=_count,
+        metavar="N",
+        help="host memory for the KV pages of suspended inferlets (default: 1024)",
+    )
+
+
+def _control(options: argparse.Namespace) -> ControlConfig:
+    from pie_trio.control.contention import make_contention_policy
+    from pie_trio.control.policies import make_policy
+
+    make_policy(options.policy)  # before the model is loaded
+    make_contention_policy(options.contention)
+    config = ControlConfig(policy=options.policy, contention=options.contention)
+    if options.swap_mib is not None:
+        config = replace(config, swap_bytes=options.swap_mib << 20)
+    return config
+
+
 def _count(text: str) -> int:
     value = _integer(text)
     if value < 0:
@@ -290,6 +327,7 @@ def _run(options: argparse.Namespace) -> int:
             arguments=options.arguments,
             choose_models=lambda: _models(options),
             wasm=WasmConfig(cache_directory=cache_directory),
+            control=_control(options),
             limits=limits,
             num_warm=options.warm,
             allow_http=options.allow_http,

@@ -429,3 +429,31 @@ def test_a_debugger_stops_in_a_native_program(
     assert process.returncode == 0, process.stderr
     assert "(Pdb) 41" in process.stderr
     assert process.stdout == "42\n"
+
+
+def test_policies_are_chosen_by_name(
+    pie: Pie, random_model: Path, mode_flags: list[str]
+) -> None:
+    flags = ("--policy", "k_or_t:2,0.001", "--contention", "fcfs", "--swap-mib", 0)
+    done = pie("run", "--model", random_model, *flags, *mode_flags, EXAMPLE)
+    assert done.code == 0, done.err
+    explained = pie(
+        *("run", "--model", random_model, *flags, *mode_flags, "--explain", EXAMPLE)
+    )
+    assert "k_or_t" in explained.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--policy", "fast", "no batching policy 'fast': choose one of rendezvous"),
+        ("--policy", "k:0", "a count is 1 or more"),
+        ("--contention", "none", "no contention policy 'none': choose one of ladder"),
+    ],
+)
+def test_a_policy_that_is_not_there_is_refused_before_the_model_is_loaded(
+    pie: Pie, flag: str, value: str, message: str
+) -> None:
+    done = pie("run", flag, value, "--model", "nowhere", EXAMPLE)
+    assert done.code == 2
+    assert message in done.err

@@ -138,7 +138,8 @@ def _finish(report: Report, trace_path: Path | None, *, is_explained: bool) -> N
     if is_explained:
         for name, model in report.services.models.items():
             steps = model.batcher.trace.steps
-            _print(_make_table(name, summarize(steps), model.batcher.num_steps))
+            title = f"{name}, policy {model.config.policy}"
+            _print(_make_table(title, summarize(steps), model.batcher.num_steps))
     if trace_path is not None:
         write_trace(trace_path, report.services)
 
