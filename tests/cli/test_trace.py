@@ -155,7 +155,8 @@ def test_batches_are_explained_at_the_end(
     program = write_program(tmp_path, GENERATE + "return 'done'")
     done = pie("run", *mode_flags, "--model", random_model, "--explain", program)
     assert (done.code, done.out) == (0, "done\n")
-    assert f"model {random_model.name}: steps of the device" in done.err
+    title = f"model {random_model.name}, policy rendezvous: steps of the device"
+    assert title in done.err
     assert "batch of 1" in done.err
     assert "4 steps ran 4 commands with 5 new tokens: 1 a step in the" in done.err
 
