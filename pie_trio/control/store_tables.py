@@ -174,8 +174,8 @@ class StoreTables:
 
     def _set_usage(self, owner: str, num_keys: int, num_bytes: int) -> None:
         self._connection.execute(
-            "INSERT INTO usage VALUES (?1, ?2, ?3) ON CONFLICT (owner)"
-            " DO UPDATE SET num_keys = ?2, num_bytes = ?3",
+            "INSERT INTO usage VALUES (?, ?, ?) ON CONFLICT (owner) DO UPDATE"
+            " SET num_keys = excluded.num_keys, num_bytes = excluded.num_bytes",
             (owner, num_keys, num_bytes),
         )
 
