@@ -271,10 +271,9 @@ class Context:
         self._flush_to(min(end, len(self.token_ids) - 1))
         changed = set(range(start, end))
         self._hidden = self._hidden | changed if hidden else self._hidden - changed
+        self._allocate(end)
         size = self._model.info.kv_page_size
-        for index in range(
-            start // size, self._pages_for(min(end, len(self._pages) * size))
-        ):
+        for index in range(start // size, self._pages_for(end)):
             self._mask_page(index)
 
     def export(
@@ -313,7 +312,7 @@ class Context:
             persistent,
             permission if isinstance(permission, str) else list(permission),
             seconds_to_live,
-            pack_tokens(self.token_ids, self._num_written),
+            pack_tokens(self.token_ids, self._num_written, self._hidden),
         )
 
     @classmethod
@@ -331,11 +330,11 @@ class Context:
         context = cls(model)
         queue = context._model.queue
         info = get_host().get_export(queue, name)
-        token_ids, num_written = unpack_tokens(name, info.metadata)
+        token_ids, num_written, hidden = unpack_tokens(name, info.metadata)
         numbers = context._model.new_page_numbers(info.num_pages)
         get_host().import_kvpage(queue, name, numbers)
         context.token_ids, context._num_written = token_ids, num_written
-        context._pages = numbers
+        context._pages, context._hidden = numbers, frozenset(hidden)
         return context
 
     def truncate(self, length: int) -> None:
@@ -359,8 +358,8 @@ class Context:
         if dropped := self._pages[keep:]:
             get_host().dealloc_kvpage(self._model.queue, dropped)
             del self._pages[keep:]
-        if any(slot >= self._num_written for slot in self._hidden):
-            self._hidden = frozenset(s for s in self._hidden if s < self._num_written)
+        if any(slot >= length for slot in self._hidden):
+            self._hidden = frozenset(s for s in self._hidden if s < length)
             if self._pages:
                 self._mask_page(len(self._pages) - 1)
 
@@ -414,6 +413,7 @@ class Context:
     def _open_stream(self, options: StreamOptions) -> HostStream:
         self._prepare_run()
         start, end = self._num_written, len(self.token_ids)
+        self._allocate(end)
         num_slots = end + options.max_tokens - 1
         missing = self._pages_for(num_slots) - len(self._pages)
         if missing > 0:
@@ -560,11 +560,7 @@ class Context:
     def _submit(self, end: int, outputs: list[OutputValues]) -> int:
         start = self._num_written
         host, queue = get_host(), self._model.queue
-        missing = self._pages_for(end) - len(self._pages)
-        if missing > 0:
-            numbers = self._model.new_page_numbers(missing)
-            host.alloc_kvpage(queue, numbers)
-            self._pages += numbers
+        self._allocate(end)
         ticket = host.forward_text(
             queue,
             self.token_ids[start:end],
@@ -576,6 +572,18 @@ class Context:
         )
         self._num_written = end
         return ticket
+
+    def _allocate(self, num_slots: int) -> None:
+        """See to it that there are pages for so many slots."""
+        first = len(self._pages)
+        missing = self._pages_for(num_slots) - first
+        if missing > 0:
+            numbers = self._model.new_page_numbers(missing)
+            get_host().alloc_kvpage(self._model.queue, numbers)
+            self._pages += numbers
+            if self._hidden:
+                for index in range(first, len(self._pages)):
+                    self._mask_page(index)
 
     def _pages_for(self, num_slots: int) -> int:
         return -(-num_slots // self._model.info.kv_page_size)

@@ -15,7 +15,7 @@ from inferlet_py._errors import BadArgumentError, LimitError, NotFoundError
 from inferlet_py._host import get_host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from inferlet_py._models import Model
 
@@ -30,20 +30,31 @@ __all__ = [
 PREFIX = "prefix/"
 
 
-def pack_tokens(token_ids: Sequence[int], num_written: int) -> bytes:
+def pack_tokens(
+    token_ids: Sequence[int], num_written: int, hidden: Iterable[int]
+) -> bytes:
     """Return the metadata of an exported context."""
-    return json.dumps({"tokens": list(token_ids), "written": num_written}).encode()
+    found = {
+        "tokens": list(token_ids),
+        "written": num_written,
+        "hidden": sorted(hidden),
+    }
+    return json.dumps(found).encode()
 
 
-def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int]:
-    """Return the tokens of an exported context, and how many of them its pages hold.
+def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int]]:
+    """Return the tokens of an exported context, how many its pages hold, and the hidden ones.
 
     Raises:
         BadArgumentError: The export is no context.
     """
     try:
         found = json.loads(metadata)
-        return list(map(int, found["tokens"])), int(found["written"])
+        tokens, hidden = (
+            list(map(int, found["tokens"])),
+            list(map(int, found["hidden"])),
+        )
+        return tokens, int(found["written"]), hidden
     except (ValueError, TypeError, KeyError):
         raise BadArgumentError(
             f"the export {name!r} holds pages, but no context: export it with "

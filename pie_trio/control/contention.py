@@ -170,11 +170,12 @@ class Ladder:
             for holding in reversed(victims):
                 if 0 < holding.num_pages <= shortage.num_swap_free:
                     return Suspend(holding.tenant)
-        if newer:
-            return Evict(newer[-1].tenant)
+        if holders := [h for h in newer if h.num_pages]:
+            return Evict(holders[-1].tenant)
         if shortage.is_progressing or any(not self._is_idle(h) for h in others):
             return Wait(RETRY_SECONDS)
-        return Evict(shortage.requester)
+        # Those that only share pages: to end one may free nothing, so it comes last.
+        return Evict(newer[-1].tenant if newer else shortage.requester)
 
     def _is_idle(self, holding: Holding) -> bool:
         return holding.idle_seconds >= self.idle_seconds

@@ -21,6 +21,7 @@ from pie_trio.control.contention import RETRY_SECONDS, Fail, Wait
 from pie_trio.control.device_thread import Device, open_device_thread
 from pie_trio.control.policies import BatchState, make_policy
 from pie_trio.control.shortages import Shortages, evicted_error
+from pie_trio.control.streams import DecodeStream
 from pie_trio.control.trace import StepRecord, Trace
 from pie_trio.engine_api import Batch, BatchResult, Engine, PageCopy
 from pie_trio.errors import CancelledError, EngineError, OutOfPagesError
@@ -263,6 +264,9 @@ class Batcher:
 
     def _choose(self) -> Choice:
         self._sweep()
+        for command in self._ready:
+            if isinstance(command, DecodeStream):
+                command.look_at_owners()
         return choose_batch(
             self._ready,
             self.pool,
@@ -336,9 +340,17 @@ class Batcher:
         if self.pool.swapped:
             # Pages that an inferlet exported or shared before it was suspended.
             swapped = self.pool.swapped.keys()
-            needed = {page for c in choice.commands for page in swapped & c.uses}
+            # Not all that is in `uses`: pages that a stream has not reached were not counted.
+            needed = {
+                page
+                for c in choice.commands
+                for page in swapped & set(c.pages.tolist())
+            }
             if needed:
-                await self._shortages.bring_in(sorted(needed))
+                for command in choice.commands:
+                    command.bound_at = -1  # what there is no room for is counted again
+                if num_free := self.pool.num_free:
+                    await self._shortages.bring_in(sorted(needed)[:num_free])
                 return  # and choose again: some may be withdrawn, or lost
         await self._step(choice)
 
@@ -524,7 +536,10 @@ class Batcher:
             self._accept(other)
         command.tenant.last_used_at = now
         self.trace.note_command(command, outcome, now)
-        command.on_done(outcome)
+        try:
+            command.on_done(outcome)
+        except Exception:  # a bug of ours: it must not end the model for everybody
+            logger.exception("the outcome of a command could not be delivered")
         return ready
 
     def _note_unwritten(self, command: Command) -> None:

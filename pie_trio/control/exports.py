@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ __all__ = ["Export", "ExportIndex", "Permission"]
 
 MAX_NAME_CHARACTERS = 256
 MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_BYTES_OF_OWNER = 1 << 26
 MAX_EXPORTS_OF_OWNER = 4096
 
 
@@ -209,28 +211,26 @@ class ExportIndex:
         """
         self.expire()
         idle = sorted(self._idle(), key=lambda export: export.used_at)
-        freed = 0
-        while idle and freed < num_pages:
-            export = idle.pop(0)
-            freed += self._num_on_device(export)
-            self._drop([export])
-        return sum(self._num_on_device(export) for export in idle)
+        enough = self._pool.num_free + num_pages
+        while idle and self._pool.num_free < enough:
+            self._drop([idle.pop(0)])
+        pages = {page for export in idle for page in export.pages}
+        return sum(int(self._pool.physical[page]) >= 0 for page in pages)
 
     def _idle(self) -> list[Export]:
+        """Return the persistent exports whose pages belong to such exports alone."""
         pool = self._pool
+        kept = [export for export in self._exports.values() if export.is_persistent]
+        counts = Counter(page for export in kept for page in export.pages)
         return [
             export
-            for export in self._exports.values()
-            if export.is_persistent
-            and self._num_on_device(export)
+            for export in kept
+            if any(int(pool.physical[page]) >= 0 for page in export.pages)
             and all(
-                pool.num_owners(page) == 1 and not pool.num_pins(page)
+                pool.num_owners(page) == counts[page] and not pool.num_pins(page)
                 for page in export.pages
             )
         ]
-
-    def _num_on_device(self, export: Export) -> int:
-        return sum(int(self._pool.physical[page]) >= 0 for page in export.pages)
 
     def _may(self, owner: str, export: Export) -> bool:
         return export.owner == owner or export.permission.allows(owner)
@@ -253,17 +253,27 @@ class ExportIndex:
             )
         if not export.pages or len(set(export.pages)) != len(export.pages):
             raise BadArgumentError(
-                "an export has at least one page, and each of its pages once"
+                "an export has at least one page, and none twice (forks of a page that were not "
+                "written since are one page)"
             )
         if len(export.metadata) > MAX_METADATA_BYTES:
             raise LimitError(
                 f"the metadata of an export has at most {MAX_METADATA_BYTES} bytes, "
                 f"got {len(export.metadata)}"
             )
-        owned = sum(owner == export.owner for owner, _ in self._exports)
-        key = export.owner, name
-        if owned >= MAX_EXPORTS_OF_OWNER and key not in self._exports:
+        others = [
+            other
+            for other in self._exports.values()
+            if other.owner == export.owner and other.name != name
+        ]
+        if len(others) >= MAX_EXPORTS_OF_OWNER:
             raise LimitError(
-                f"{export.owner} has {owned} exports, which is as many as an owner may have: "
-                "take some back first"
+                f"{export.owner} has {len(others)} exports, which is as many as an owner may "
+                "have: take some back first"
+            )
+        num_bytes = sum(len(other.metadata) for other in [*others, export])
+        if num_bytes > MAX_METADATA_BYTES_OF_OWNER:
+            raise LimitError(
+                f"the metadata of {export.owner}'s exports would have {num_bytes} bytes, but "
+                f"{MAX_METADATA_BYTES_OF_OWNER} are the limit: take some back first"
             )

@@ -100,11 +100,16 @@ def plan_forward(
     first, last = wanted.start // size, (kv_len - 1) // size
     if last >= pool.num_pages:
         raise OutOfPagesError(needed=last + 1, free=pool.num_free, total=pool.num_pages)
-    mask = None
+    page_ids = np.array(pages[: last + 1], np.int32)
+    earlier = pool.positions[page_ids].reshape(-1)[: wanted.start]
+    mask: NDArray[np.bool_] | None
     if wanted.mask is not None:
         mask = decode_mask(wanted.mask, num_tokens=num_tokens, kv_len=kv_len)
-        earlier = pool.positions[pages[: last + 1]].reshape(-1)[: wanted.start]
         _check_seen(mask, earlier)
+    else:
+        hidden = table.hidden_slots(handles[: last + 1]) if table.hidden else None
+        slots = np.concatenate((earlier, wanted.positions))
+        mask = infer_mask(slots, wanted.positions, hidden)
 
     copies: list[PageCopy] = []
     for index in range(first, last + 1):
@@ -112,16 +117,10 @@ def plan_forward(
         new = pool.make_writable(old)
         if new != old:
             table.replace(handles[index], new)
-            pages[index] = new
+            pages[index] = page_ids[index] = new
             if (pool.positions[old] >= 0).any():
                 copies.append(PageCopy(old, new, 0, 0, size))
-    page_ids = np.array(pages[: last + 1], np.int32)
     pool.set_positions(page_ids, wanted.start, wanted.positions)
-    if mask is None:
-        hidden = table.hidden_slots(handles[: last + 1]) if table.hidden else None
-        mask = infer_mask(
-            pool.positions[page_ids].reshape(-1)[:kv_len], wanted.positions, hidden
-        )
     request = ForwardRequest(
         wanted.token_ids,
         wanted.positions,

@@ -34,6 +34,9 @@ def infer_mask(
 
     Returns:
         ``[num_tokens, kv_len]``, or None where that is the plain causal mask.
+
+    Raises:
+        LimitError: It would be too large.
     """
     num_tokens = len(positions)
     start = len(slot_positions) - num_tokens
@@ -50,6 +53,8 @@ def infer_mask(
         )
     ):
         return None
+    if num_tokens * len(slot_positions) > MAX_MASK_ENTRIES:
+        raise _too_large(num_tokens, len(slot_positions))
     mask: NDArray[np.bool_] = (slot_positions >= 0) & (
         slot_positions <= positions[:, None]
     )
@@ -75,10 +80,7 @@ def decode_mask(
             f"a mask has a row for each new token: expected {num_tokens}, got {len(rows)}"
         )
     if num_tokens * kv_len > MAX_MASK_ENTRIES:
-        raise LimitError(
-            f"a mask may have {MAX_MASK_ENTRIES} entries, but {num_tokens} tokens and "
-            f"{kv_len} slots make {num_tokens * kv_len}: forward fewer tokens at once"
-        )
+        raise _too_large(num_tokens, kv_len)
     mask = np.zeros((num_tokens, kv_len), np.bool_)
     for index, runs in enumerate(rows):
         ends = np.cumsum(np.asarray(runs, np.int64))
@@ -94,3 +96,10 @@ def decode_mask(
                 f"row {index} of the mask sees nothing: a token attends to one slot at least"
             )
     return mask
+
+
+def _too_large(num_tokens: int, kv_len: int) -> LimitError:
+    return LimitError(
+        f"a mask may have {MAX_MASK_ENTRIES} entries, but {num_tokens} tokens and "
+        f"{kv_len} slots make {num_tokens * kv_len}: forward fewer tokens at once"
+    )

@@ -36,6 +36,9 @@ UNWRITTEN = -1
 
 FIRST_CAPACITY = 256
 
+MAX_CHECKED = 32
+"""In longer arrays of pages nobody looks for a page that comes twice: it would take long."""
+
 T = TypeVar("T", bound=np.generic)
 
 
@@ -118,10 +121,12 @@ class PagePool:
 
     def pin(self, pages: NDArray[np.int32]) -> None:
         """Keep these different pages from being freed while a command may use them."""
+        assert _are_distinct(pages), "a page is pinned once by each command"
         self._pins[pages] += 1
 
     def unpin(self, pages: NDArray[np.int32]) -> None:
         """Undo one :meth:`pin`."""
+        assert _are_distinct(pages), "a page is unpinned once by each command"
         pins = self._pins[pages] - 1
         self._pins[pages] = pins
         holds = pins + self._owners[pages]
@@ -292,6 +297,7 @@ class PagePool:
 
         The caller knows that enough are free.
         """
+        assert len(pages) <= self.num_free, "callers look whether there is room"
         data = np.stack([self.swapped.pop(page) for page in pages])
         for page in pages:
             place = self._free.pop()
@@ -333,6 +339,13 @@ def _ignore_event(_event: str, _page: int, _place: int, _tenant: str) -> None:
 
 def _span(offset: int, count: int) -> slice:
     return slice(offset, offset + count)
+
+
+def _are_distinct(pages: NDArray[np.int32]) -> bool:
+    """Say whether pages are all different; of many this is not looked at."""
+    if not 1 < len(pages) <= MAX_CHECKED:
+        return True
+    return len(set(pages.tolist())) == len(pages)
 
 
 def _doubled(array: NDArray[T], value: int) -> NDArray[T]:

@@ -10,7 +10,7 @@ The pages of a stream are its own until it ends: commands on them wait for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,6 +98,8 @@ class DecodeStream(Command):
         "_ahead",
         "_forks",
         "_handles",
+        "_has_advanced",
+        "_has_twins",
         "_is_running",
         "_is_stopping",
         "_next_page",
@@ -139,11 +141,13 @@ class DecodeStream(Command):
         self._owner, self._handles = owner, handles
         self._rest, self._next_page = rest, 0
         self._ahead = set(rest)  # pinned beside those of `pages`, which must be bound
+        whole = [*request.page_ids.tolist(), *rest]
+        self._has_twins = len(set(whole)) < len(whole)
         self._page_size = owner.model.pool.page_size
         self._page = int(request.page_ids[-1])
         self._position = int(request.positions[-1])
         self._rows, self._output = rows, output
-        self._is_running = self._is_stopping = False
+        self._is_running = self._is_stopping = self._has_advanced = False
         self._on_readable: Callable[[], object] | None = None
         self._forks: list[Callable[[Exception | None], None]] = []
 
@@ -237,6 +241,20 @@ class DecodeStream(Command):
             request.adapter,
         )
 
+    def look_at_owners(self) -> None:
+        """Take a copy of the page that it writes next if others were given it since a step.
+
+        Called before it is chosen for the next one. What the first forward writes is of
+        earlier than what was done since, as with any other.
+        """
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        if not self._has_advanced or self.is_withdrawn:
+            return
+        if self._is_shared(request.page_ids):
+            page_ids = self._take_copy(request.page_ids)
+            self.forward = replace(request, page_ids=page_ids)
+
     def add_part(self, result: RequestResult, num_tokens: int) -> bool:
         """Take the token that was sampled; return whether it was the last one."""
         request, output = self.forward, self._output
@@ -270,14 +288,14 @@ class DecodeStream(Command):
 
     def _advance(self, before: ForwardRequest, token_ids: NDArray[np.int32]) -> None:
         """Make the request for a token that was just sampled."""
+        self._has_advanced = True
         slot, page_ids = before.kv_len, before.page_ids
-        pool = self._owner.model.pool
         if len(before.token_ids) > 1 and len(page_ids) > 1:
             full: list[int] = page_ids[:-1].tolist()
             self._owner.model.batcher.release_pages(self, full)
         if slot // self._page_size == len(page_ids):
             page_ids = self._enter_page(page_ids)
-        if pool.num_owners(self._page) > 1:
+        if self._is_shared(page_ids):
             page_ids = self._take_copy(page_ids)
         self._position += 1
         self.forward = ForwardRequest(
@@ -295,31 +313,57 @@ class DecodeStream(Command):
         self._owner.model.batcher.release_pages(self, (self._page,))
         page = self._page = self._rest[self._next_page]
         self._next_page += 1
-        # From now on it has to be on the device.
-        if self._owner.model.pool.num_owners(page) <= 1:
-            self._ahead.discard(page)
+        page_ids = np.append(page_ids, np.int32(page))
+        pool = self._owner.model.pool
+        # From now on it has to be on the device, but for one of which there is nothing to copy.
+        if not self._is_shared(page_ids) or (pool.positions[page] >= 0).any():
+            self._bring_near(page)
+        return page_ids
+
+    def _bring_near(self, page: int) -> None:
+        """Count a page that lay ahead among those which must be on the device."""
+        self.bound_at = -1
+        is_ahead = page in self._ahead
+        self._ahead.discard(page)
+        if page not in self.pages:
+            assert is_ahead, "what is used is pinned"
             self.pages = np.append(self.pages, np.int32(page))
-            self.bound_at = -1
-        return np.append(page_ids, np.int32(page))
+        elif is_ahead:  # it was pinned twice: it is the source of a copy, or read too
+            self._owner.model.pool.unpin(_as_pages([page]))
+
+    def _is_shared(self, page_ids: NDArray[np.int32]) -> bool:
+        """Say whether somebody else sees the last page, or the stream itself sees it earlier."""
+        page, last = self._page, len(page_ids) - 1
+        num_owners = self._owner.model.pool.num_owners(page)
+        if num_owners != 1:
+            is_owned = num_owners > 1
+        else:
+            is_owned = not self._holds(self._handles[last], page)
+        return is_owned or (self._has_twins and page in page_ids[:last])
+
+    def _holds(self, handle: int, page: int) -> bool:
+        try:
+            return self._owner.table.get(handle) == page
+        except UnknownHandleError:
+            return False
 
     def _take_copy(self, page_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Let a page of the stream's own take the place of the last one, which is shared."""
         pool, table = self._owner.model.pool, self._owner.table
         old, handle = self._page, self._handles[len(page_ids) - 1]
-        try:
-            is_held = table.get(handle) == old
-        except UnknownHandleError:
-            is_held = False
-        if not is_held:  # it was given back, and all owners are others
-            pool.share(old)
-        new = self._page = pool.make_writable(old)
+        new = self._page = pool.allocate()
+        pool.positions[new] = pool.positions[old]
         self._owner.model.batcher.add_page(self, new)
-        if is_held:
+        if self._holds(handle, old):
             table.replace(handle, new)
-        else:
+            pool.release(old)
+        else:  # it was given back, and all owners are others
             pool.release(new)  # it lives by the pin
         if (pool.positions[old] >= 0).any():
-            self.copies = (PageCopy(old, new, 0, 0, self._page_size),)
+            # What is not copied yet itself comes from where that comes from.
+            source = self.copies[-1].source if self.copies else old
+            copy = PageCopy(source, new, 0, 0, self._page_size)
+            self.copies = (*self.copies, copy)
             self.is_copied = False
         page_ids = page_ids.copy()
         page_ids[-1] = new

@@ -85,7 +85,8 @@ IDLE_OLD = Holding(OLD, 3, 1.0)
             shortage(MIDDLE, IDLE_OLD, num_swap_free=0, is_progressing=True),
             Wait(0.02),
         ),
-        (shortage(MIDDLE, Holding(NEW, 0, 0)), Evict(NEW)),
+        (shortage(MIDDLE, Holding(NEW, 0, 0)), Wait(0.02)),
+        (shortage(MIDDLE, Holding(NEW, 0, 9)), Evict(NEW)),
         (shortage(MIDDLE, BUSY_NEW, Holding(EVICTED, 1, 0)), Wait(0.02)),
     ],
     ids=[
@@ -104,6 +105,7 @@ IDLE_OLD = Holding(OLD, 3, 1.0)
         "no room for the idle one",
         "somebody runs",
         "shared pages free nothing",
+        "but nobody runs",
         "one is about to end",
     ],
 )

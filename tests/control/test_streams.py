@@ -32,10 +32,10 @@ class Act:
     Attributes:
         kind: ``step`` runs the last token; ``stream`` reads a stream to its end; ``stop`` reads
             some chunks and stops it; ``close`` closes it at once, ``fork`` forks it and reads
-            both.
+            both; ``share`` shares its pages, ``branch`` does so while it streams.
     """
 
-    kind: Literal["step", "stream", "stop", "close", "fork", "share"]
+    kind: Literal["step", "stream", "stop", "close", "fork", "share", "branch"]
     context: int
     count: int
     max_unread: int
@@ -44,7 +44,9 @@ class Act:
 ACTS = st.lists(
     st.builds(
         Act,
-        kind=st.sampled_from(["step", "stream", "stop", "close", "fork", "share"]),
+        kind=st.sampled_from(
+            ["step", "stream", "stop", "close", "fork", "share", "branch"]
+        ),
         context=st.integers(0, 3),
         count=st.integers(1, 6),
         max_unread=st.integers(1, 5),
@@ -98,6 +100,10 @@ class Contexts:
         found = list((await read(client))[0])
         if act.kind == "stop":
             session.stop_stream(1)
+        if act.kind == "branch":
+            shared = self.numbers()
+            session.fork_kvpage(0, pages, shared)
+            self.add([*tokens, *found], shared)
         if act.kind == "fork" and len(found) < act.count:
             await self.fork(tokens, found)
         if act.kind != "close":

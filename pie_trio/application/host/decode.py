@@ -167,18 +167,24 @@ def fork_stream(
 
     def on_done(outcome: DecodeStream | Exception) -> None:
         if isinstance(outcome, Exception):
+            session.in_flight.remove()
             tickets.complete(ticket, outcome, model)
-        elif target in streams:
+            return
+        try:
+            streams.check_unused([target])
+        except (BadArgumentError, LimitError) as error:
             outcome.withdraw()  # another has taken the number meanwhile
-            error = BadArgumentError(f"decode stream {target} is in use")
             tickets.complete(ticket, error, model)
         else:
             streams.add(target, (outcome, queue))
             tickets.complete(ticket, None, model)
 
+    # It counts from now on, also while it waits for a step, and whoever wants the ticket.
+    session.in_flight.add()
     try:
-        stream.fork(pages, spec, _owner(session, queue), on_done)
+        stream.fork(pages, spec, _owner(session, queue, is_counted=True), on_done)
     except BaseException:
+        session.in_flight.remove()
         tickets.release(ticket)
         raise
     return ticket
@@ -236,11 +242,14 @@ def _read_request(queue: CommandQueue, request: Sequence[Any]) -> StreamRequest:
     )
 
 
-def _owner(session: Session, queue: CommandQueue) -> StreamOwner:
+def _owner(
+    session: Session, queue: CommandQueue, *, is_counted: bool = False
+) -> StreamOwner:
     model = queue.model
 
     def on_started(stream: DecodeStream) -> None:
-        session.in_flight.add()
+        if not is_counted:
+            session.in_flight.add()
         queue.add(stream)
 
     def on_ended(stream: DecodeStream) -> None:

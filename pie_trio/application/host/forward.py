@@ -97,6 +97,7 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
     tokens, positions, pages, start, mask, outputs, adapter = request
     found = session.queues.get(queue)
     model = found.model
+    check_trait(model.info, "forward")
     if adapter:
         check_trait(model.info, "adapters")
     wanted = GuestForward(
@@ -152,6 +153,7 @@ def forward_with_adapter(
     """Enqueue a forward from embeds to embeds with an adapter, and return its ticket."""
     found = session.queues.get(queue)
     model, table = session.page_table(queue)
+    check_trait(model.info, "forward")
     if adapter:
         check_trait(model.info, "adapters")
     check_room(session)

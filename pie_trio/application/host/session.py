@@ -23,6 +23,7 @@ from pie_trio.application.host.in_flight import InFlight
 from pie_trio.application.host.receiving import RequestBudget
 from pie_trio.application.host.runtime import Runtime
 from pie_trio.application.host.topics import Subscriptions
+from pie_trio.application.host.traits import check_trait
 from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
 from pie_trio.control.handles import HandleTable
@@ -235,6 +236,7 @@ class Session:
             UnknownHandleError: The queue is not open.
         """
         model = self.queues.get(queue).model
+        check_trait(model.info, "allocate")
         return model, self.pages[model.info.name]
 
     def embed_table(self, queue: int) -> tuple[ServedModel, HandleTable[Embed]]:
@@ -244,6 +246,7 @@ class Session:
             UnknownHandleError: The queue is not open.
         """
         model = self.queues.get(queue).model
+        check_trait(model.info, "allocate")
         return model, self.embeds[model.info.name]
 
     def when_ready(self, ticket: int, take: Callable[[int], T]) -> T | Waiting:

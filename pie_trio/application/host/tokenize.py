@@ -9,6 +9,7 @@ import numpy as np
 import trio
 
 from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
+from pie_trio.application.host.traits import check_trait
 from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.values import BOOL, STRING, U8, U32, Array, List
 from pie_trio.errors import BadArgumentError, LimitError
@@ -36,6 +37,7 @@ def tokenize(
 ) -> NDArray[np.int32] | Waiting:
     """Return the token ids of a text; a long one is tokenized in a thread."""
     found = session.model(model)
+    check_trait(found.info, "tokenize")
     encode = partial(found.tokenizer.encode, text, add_special_tokens=special)
     return _run_long(found, encode, size=len(text))
 
@@ -43,6 +45,7 @@ def tokenize(
 def detokenize(session: Session, model: str, tokens: list[int]) -> str | Waiting:
     """Return the text of token ids, without special tokens."""
     found = session.model(model)
+    check_trait(found.info, "tokenize")
     if tokens and max(tokens) >= found.info.vocab_size:
         raise BadArgumentError(
             f"token {max(tokens)} is not below {found.info.vocab_size}, the model's vocabulary"
@@ -53,7 +56,9 @@ def detokenize(session: Session, model: str, tokens: list[int]) -> str | Waiting
 
 def get_vocabs(session: Session, model: str) -> list[NDArray[np.uint8]]:
     """Return the bytes of every token."""
-    vocabulary = session.model(model).tokenizer.vocabulary()
+    found = session.model(model)
+    check_trait(found.info, "tokenize")
+    vocabulary = found.tokenizer.vocabulary()
     return [np.frombuffer(token, np.uint8) for token in vocabulary]
 
 

@@ -576,3 +576,92 @@ async def test_streams_end_together_with_their_model() -> None:
             scope.cancel()
     assert scope.cancelled_caught
     rig.check_all_free()
+
+
+async def test_pages_that_are_reached_later_come_from_host_memory_when_there_is_room() -> (
+    None
+):
+    none = np.zeros(0, np.uint8)
+    async with (
+        open_rig(num_pages=8) as rig,
+        rig.open_client("a") as a,
+        rig.open_client("b") as b,
+    ):
+        alloc(a, count=1)
+        await a.run([1, 2], pages=[0])
+        await a.resolve(a.session.finish(a.session.suspend_pages()))
+        a.session.export_kvpage(0, [0], "x", True, ("owner", None), None, none)
+        b.session.import_kvpage(0, "x", [100])
+        for page in alloc(b):
+            await b.run([1], pages=[page])
+        assert rig.pool.num_free == 0
+        assert len(rig.pool.swapped) == 1
+        start(b, tokens=[3], pages=[7, 100], first=1, max_tokens=6)
+        with trio.fail_after(TIME_LIMIT_SECONDS):
+            # It fits only once there is room, and until then nothing is lost.
+            found = list((await read(b))[0])
+            b.session.dealloc_kvpage(0, [0, 1, 2])
+            while len(found) < 6:
+                found += (await read(b))[0]
+        assert found == fake_continuation([1, 3], 6)
+
+
+async def test_a_page_is_reached_that_was_the_source_of_a_copy() -> None:
+    async with open_rig() as rig:
+        async with rig.open_client() as client:
+            alloc(client, count=1)
+            await client.run([1, 2], pages=[0])
+            client.session.fork_kvpage(0, [0], [1])
+            start(client, tokens=[3], pages=[0, 1], first=2, max_tokens=4)
+            assert (await read_all(client))[0] == fake_continuation([1, 2, 3], 4)
+        rig.pool.check()
+        assert rig.pool.num_free == rig.pool.num_pages
+
+
+async def test_forks_that_wait_for_a_step_count_among_the_commands() -> None:
+    limits = InstanceLimits(max_in_flight=4)
+    async with (
+        open_rig(limits=limits, gated=True) as rig,
+        rig.open_client() as client,
+    ):
+        session = client.session
+        alloc(client, count=2)
+        start(client, pages=[0, 1], max_tokens=3)
+        for target in (2, 3, 4):
+            ticket = session.fork_stream(
+                1, target, [10 * target, 10 * target + 1], GREEDY
+            )
+            session.release(ticket)
+        with pytest.raises(LimitError):
+            session.fork_stream(1, 5, [50, 51], GREEDY)
+        assert session.in_flight.count == 4
+        rig.gate.open()
+        await read_all(client)
+        for target in (2, 3, 4):
+            await read_all(client, target)
+        await wait_all_tasks_blocked()
+        assert session.in_flight.count == 0
+
+
+@pytest.mark.parametrize("is_given_back", [False, True])
+async def test_a_page_that_is_shared_between_two_steps_is_not_written(
+    is_given_back: bool,
+) -> None:
+    async with open_rig() as rig, rig.open_client() as client:
+        pages = alloc(client)
+        start(client, max_unread=2)
+        await wait_paused(client)  # with 5 slots written: the second page has room
+        shared = list(range(20, 20 + NUM_PAGES))
+        client.session.fork_kvpage(0, pages, shared)
+        if is_given_back:
+            client.session.dealloc_kvpage(0, pages)
+        page = client.session.pages["fake"].get(21)
+        before = rig.pool.positions[page].tolist()
+        assert -1 in before
+        assert (await read_all(client))[0] == fake_continuation(PROMPT, COUNT)
+        assert client.session.pages["fake"].get(21) == page
+        assert rig.pool.positions[page].tolist() == before
+        # What was shared goes on from where it was.
+        first = fake_continuation(PROMPT, 2)
+        token = await client.run(first[1:], pages=shared, start=len(PROMPT) + 1)
+        assert [token] == fake_continuation([*PROMPT, *first], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -365,3 +366,25 @@ async def test_processors_are_refused_by_the_name_of_their_trait() -> None:
             with pytest.raises(UnknownHandleError, match="processor 1"):
                 call()
         assert len(session.tickets) == 0
+
+
+async def test_calls_are_refused_by_the_name_of_the_trait_that_is_missing() -> None:
+    async with open_rig() as rig:
+        (model,) = rig.models.values()
+        bare = replace(model, info=replace(model.info, traits=()))
+        rig.services = replace(rig.services, models={"fake": bare})
+        async with rig.open_client() as client:
+            session = client.session
+            calls: list[tuple[str, Callable[[], Any]]] = [
+                ("allocate", lambda: session.alloc_kvpage(0, [0])),
+                ("allocate", lambda: session.alloc_emb(0, [0])),
+                ("forward", lambda: client.forward(b"x", pages=[0])),
+                ("tokenize", lambda: session.tokenize("", "x", False)),
+                ("tokenize", lambda: session.detokenize("", [65])),
+                ("tokenize", lambda: session.get_vocabs("")),
+            ]
+            for trait, call in calls:
+                with pytest.raises(
+                    UnsupportedError, match=f"lacks the trait '{trait}'"
+                ):
+                    call()

@@ -219,3 +219,15 @@ async def test_bad_exports_are_refused() -> None:
         with pytest.raises(BadArgumentError, match="in use"):
             client.session.import_kvpage(0, "story", [50, 51, 0])
         assert rig.pool.num_owners(client.session.pages["fake"].get(0)) == 2
+
+
+async def test_exports_that_share_their_pages_make_room_together() -> None:
+    async with open_rig(num_pages=4) as rig:
+        async with client_of(rig, "ann") as client:
+            await write(client)
+            export(client, "one")
+            export(client, "two")
+        async with client_of(rig, "bob") as client:
+            client.session.alloc_kvpage(0, [0, 1])
+            token = await client.run(PROMPT[:8], pages=[0, 1])
+            assert [token] == fake_continuation(PROMPT[:8], 1)

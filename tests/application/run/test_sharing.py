@@ -140,3 +140,39 @@ async def test_what_is_not_there_cannot_be_hidden(
     async with open_fake() as launcher:
         with pytest.raises(GuestFailedError):
             await run(launcher, program)
+
+
+async def test_an_imported_context_knows_what_it_hides(open_fake: OpenLauncher) -> None:
+    program = program_of(
+        "ctx = Context()\n"
+        "ctx.append(list(range(1, 40)))\n"
+        "ctx.mask(2, 30)\n"
+        "ctx.export('hiding')\n"
+        "found = []\n"
+        "for other in (ctx.fork(), Context.from_export('hiding')):\n"
+        "    other.mask(0, 1)\n"
+        "    other.append([7])\n"
+        "    found.append((await other.forward(top=4)).token_ids)\n"
+        "assert found[0] == found[1], found\n"
+        "return len(found)"
+    )
+    async with open_fake() as launcher:
+        assert await run(launcher, program) == 2
+
+
+async def test_a_last_token_on_a_page_of_its_own_can_be_hidden(
+    open_fake: OpenLauncher,
+) -> None:
+    program = program_of(
+        "results = []\n"
+        "for last in (3, 4):\n"
+        "    ctx = Context()\n"
+        "    ctx.append([1] * 16 + [last])\n"
+        "    ctx.mask(16, 17)\n"
+        "    await ctx.forward(top=1)\n"
+        "    results.append((await ctx.forward([9], top=8)).token_ids)\n"
+        "return results"
+    )
+    async with open_fake() as launcher:
+        one, two = await run(launcher, program)
+        assert one == two, "nobody after it sees the hidden token"
