@@ -131,7 +131,7 @@ class Shortages:
             num_missing=choice.num_missing,
             num_attainable=self._pool.num_pages - self._count_own(starved.tenant),
             num_reclaimable=self.reclaim(0),
-            holdings=self._holdings(now),
+            holdings=self._holdings(now, is_progressing=bool(choice.commands)),
             pressure_seconds=None if since is None else now - since,
             num_swap_free=self._num_swap_free,
             is_progressing=bool(choice.commands),
@@ -145,12 +145,16 @@ class Shortages:
         physical = self._pool.physical
         return sum(int(physical[page]) >= 0 for page in tenant.used_pages())
 
-    def _holdings(self, now: float) -> list[Holding]:
+    def _holdings(self, now: float, *, is_progressing: bool) -> list[Holding]:
+        # Where nothing runs, ready commands wait for the same pages: to wait for them would
+        # be to wait for ever.
         return [
             Holding(
                 tenant,
                 len(self._exclusive(tenant)),
-                0.0 if _can_run(tenant) else now - tenant.last_used_at,
+                0.0
+                if is_progressing and _can_run(tenant)
+                else now - tenant.last_used_at,
             )
             for tenant in sorted(self._tenants, key=lambda t: t.age)
             if not tenant.is_suspended and self._has_pages(tenant)

@@ -268,7 +268,7 @@ async def open_world(
 
 
 def run_in_jumping_time(
-    function: Callable[[], Awaitable[T]], *, limit_seconds: float = 600.0
+    function: Callable[[], Awaitable[T]], *, limit_seconds: float = 120.0
 ) -> T:
     """Run a function with a clock that jumps: waiting for ever takes no time, and fails."""
 

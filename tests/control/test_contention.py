@@ -468,6 +468,26 @@ async def test_a_cycle_of_waiting_inferlets_is_broken(
             assert world.evicted == []
 
 
+async def test_inferlets_that_share_all_their_pages_and_want_more_do_not_wait_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    """Each has a ready command, and none of them can run."""
+    with trio.fail_after(60):
+        async with open_world(num_pages=4) as world:
+            old, middle, new = (world.launch() for _ in range(3))
+            await old.run(range(8), old_handles := old.allocate(2))
+            await middle.run(range(8), shared := middle.allocate(2))
+            forks = new.fork(shared, middle)
+            numbers = [
+                guest.forward([1], [*handles, *guest.allocate(1)], start=8)
+                for guest, handles in [(new, forks), (middle, shared)]
+            ]
+            first = old.forward([1], [*old_handles, *old.allocate(1)], start=8)
+            await world.outcomes.wait(first, *numbers)
+            assert world.outcomes.tokens(first) == fake_continuation([*range(8), 1], 1)
+            assert "g0" not in world.evicted
+
+
 async def test_a_batcher_that_stops_ends_what_waits_to_be_suspended(
     autojump_clock: MockClock,
 ) -> None:
