@@ -19,7 +19,7 @@ from pie_trio.application.host.interfaces import (
     make_source_interface,
 )
 from pie_trio.application.host.session import Launch, Session
-from pie_trio.application.lifecycle.background import BackgroundShare
+from pie_trio.application.lifecycle.background import BackgroundShare, Credit
 from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.fiber import Fiber
@@ -123,13 +123,14 @@ class _Observer:
 
     def __init__(self, session: Session, background: BackgroundShare) -> None:
         self._session, self._background = session, background
+        self._credit = Credit()
 
     def blocked(self) -> None:
         self._session.settle()
 
     async def slice_over(self) -> None:
         self._session.settle()
-        await self._background.wait_turn()
+        await self._background.wait_turn(self._credit)
 
 
 class Instance:
