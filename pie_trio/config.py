@@ -65,6 +65,7 @@ class InstanceLimits:
         memory_bytes: The guest's linear memory.
         wall_seconds: From launch to end; None for no limit.
         max_in_flight: Commands enqueued and not yet taken.
+        max_mask_bytes: Attention masks of commands in flight, a byte an entry.
         max_queues: Open command queues.
         max_pages: KV pages of each model, shared ones counted each time.
         max_embeds: Embeds of each model.
@@ -81,6 +82,7 @@ class InstanceLimits:
     memory_bytes: int = 256 << 20
     wall_seconds: float | None = None
     max_in_flight: int = 1024
+    max_mask_bytes: int = 1 << 27
     max_queues: int = 1024
     max_pages: int = 65536
     max_embeds: int = 65536
@@ -101,12 +103,14 @@ class SharedLimits:
         embeds: Embeds of all models.
         queues: Open command queues.
         commands_in_flight: Commands that have not finished.
+        mask_bytes: Their attention masks.
     """
 
     pages: int = 1 << 20
     embeds: int = 1 << 20
     queues: int = 1 << 16
     commands_in_flight: int = 1 << 16
+    mask_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)

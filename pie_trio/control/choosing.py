@@ -17,6 +17,10 @@ __all__ = ["Choice", "Limits", "choose_batch"]
 SHORT_TOKENS = 32
 """A forward of so few tokens does not count as a prefill."""
 
+MAX_PASSED = 8
+"""After so many batches without room for it a ready command comes first, whatever it is: before
+those of high priority, and before streams, which are older and go on for long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -68,6 +72,7 @@ def choose_batch(
     Of the kinds of which something can run, the one that has waited longest; inside of it
     higher priority first, then older first. A command that does not fit is skipped, so that a
     long prefill does not hold back the decodes behind it; it takes what it can get, in chunks.
+    Whoever was skipped too often comes first.
     Pages go to the oldest inferlet first, whatever runs now.
 
     Args:
@@ -98,16 +103,18 @@ def _choose_of_kind(commands: list[Command], choice: Choice, budget: _Budget) ->
         if count := budget.take(command):
             choice.commands.append(command)
             choice.num_tokens.append(count)
+            command.num_passed = 0
         else:
             choice.num_over_budget += 1
+            command.num_passed += 1
 
 
 def _longest_wait(commands: list[Command]) -> int:
     return min(command.waiting_since for command in commands)
 
 
-def _rank(command: Command) -> tuple[int, int]:
-    return -command.priority, command.sequence
+def _rank(command: Command) -> tuple[bool, int, int]:
+    return command.num_passed < MAX_PASSED, -command.priority, command.sequence
 
 
 def _deny_pages(

@@ -116,6 +116,7 @@ class Command:
         "is_withdrawn",
         "kind",
         "num_blockers",
+        "num_passed",
         "num_run",
         "on_done",
         "on_withdrawn",
@@ -163,7 +164,7 @@ class Command:
         self.forward, self.project, self.copies = forward, project, copies
         self.priority, self.queue, self.ticket = priority, queue, ticket
         self.sequence = self.waiting_since = 0
-        self.num_run = 0
+        self.num_run = self.num_passed = 0
         self.parts: list[tuple[list[int], RequestResult]] = []
         self.num_blockers = 0
         self.bound_at = -1

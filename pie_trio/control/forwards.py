@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_trio.control.masks import decode_mask, infer_mask
+from pie_trio.control.masks import MAX_MASK_ENTRIES, decode_mask, infer_mask
 from pie_trio.engine_api import ForwardRequest, ModelInfo, OutputSpec, PageCopy
 from pie_trio.errors import (
     BadArgumentError,
@@ -66,6 +66,8 @@ def plan_forward(
     pool: PagePool,
     info: ModelInfo,
     config: ControlConfig,
+    *,
+    max_mask_entries: int = MAX_MASK_ENTRIES,
 ) -> ForwardPlan:
     """Check a forward and prepare its pages. All or nothing: a refused one changes nothing.
 
@@ -75,12 +77,13 @@ def plan_forward(
         pool: The model's pages.
         info: The model.
         config: Limits.
+        max_mask_entries: Room for its mask.
 
     Raises:
         BadArgumentError: A field has the wrong size or value.
         UnknownHandleError: A page is not the guest's.
         OutOfPagesError: The model has fewer pages than it needs.
-        LimitError: Too many tokens or too large a distribution.
+        LimitError: Too many tokens, or too large a distribution or mask.
         UnsupportedError: The model lacks the adapter.
     """
     num_tokens, size = len(wanted.token_ids), pool.page_size
@@ -104,12 +107,17 @@ def plan_forward(
     earlier = pool.positions[page_ids].reshape(-1)[: wanted.start]
     mask: NDArray[np.bool_] | None
     if wanted.mask is not None:
-        mask = decode_mask(wanted.mask, num_tokens=num_tokens, kv_len=kv_len)
+        mask = decode_mask(
+            wanted.mask,
+            num_tokens=num_tokens,
+            kv_len=kv_len,
+            max_entries=max_mask_entries,
+        )
         _check_seen(mask, earlier)
     else:
         hidden = table.hidden_slots(handles[: last + 1]) if table.hidden else None
         slots = np.concatenate((earlier, wanted.positions))
-        mask = infer_mask(slots, wanted.positions, hidden)
+        mask = infer_mask(slots, wanted.positions, hidden, max_entries=max_mask_entries)
 
     copies: list[PageCopy] = []
     for index in range(first, last + 1):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["decode_mask", "infer_mask"]
+__all__ = ["MAX_MASK_ENTRIES", "decode_mask", "infer_mask"]
 
 MAX_MASK_ENTRIES = 1 << 25
 
@@ -22,6 +22,8 @@ def infer_mask(
     slot_positions: NDArray[np.int32],
     positions: NDArray[np.int32],
     hidden: NDArray[np.bool_] | None = None,
+    *,
+    max_entries: int = MAX_MASK_ENTRIES,
 ) -> NDArray[np.bool_] | None:
     """Let each new token attend to the written slots with a position up to its own.
 
@@ -31,6 +33,7 @@ def infer_mask(
         positions: ``[num_tokens]``, of the new tokens.
         hidden: ``[kv_len or more]``, slots that were masked one by one; None for none. New
             tokens are seen all the same.
+        max_entries: Room for a mask.
 
     Returns:
         ``[num_tokens, kv_len]``, or None where that is the plain causal mask.
@@ -53,8 +56,7 @@ def infer_mask(
         )
     ):
         return None
-    if num_tokens * len(slot_positions) > MAX_MASK_ENTRIES:
-        raise _too_large(num_tokens, len(slot_positions))
+    _check_size(num_tokens, len(slot_positions), max_entries)
     mask: NDArray[np.bool_] = (slot_positions >= 0) & (
         slot_positions <= positions[:, None]
     )
@@ -64,7 +66,11 @@ def infer_mask(
 
 
 def decode_mask(
-    rows: Sequence[Sequence[int]], *, num_tokens: int, kv_len: int
+    rows: Sequence[Sequence[int]],
+    *,
+    num_tokens: int,
+    kv_len: int,
+    max_entries: int = MAX_MASK_ENTRIES,
 ) -> NDArray[np.bool_]:
     """Decode rows of run lengths: hidden, seen, hidden, ... in turn.
 
@@ -79,8 +85,7 @@ def decode_mask(
         raise BadArgumentError(
             f"a mask has a row for each new token: expected {num_tokens}, got {len(rows)}"
         )
-    if num_tokens * kv_len > MAX_MASK_ENTRIES:
-        raise _too_large(num_tokens, kv_len)
+    _check_size(num_tokens, kv_len, max_entries)
     mask = np.zeros((num_tokens, kv_len), np.bool_)
     for index, runs in enumerate(rows):
         ends = np.cumsum(np.asarray(runs, np.int64))
@@ -98,8 +103,16 @@ def decode_mask(
     return mask
 
 
-def _too_large(num_tokens: int, kv_len: int) -> LimitError:
-    return LimitError(
-        f"a mask may have {MAX_MASK_ENTRIES} entries, but {num_tokens} tokens and "
-        f"{kv_len} slots make {num_tokens * kv_len}: forward fewer tokens at once"
-    )
+def _check_size(num_tokens: int, kv_len: int, max_entries: int) -> None:
+    size = num_tokens * kv_len
+    if size > MAX_MASK_ENTRIES:
+        raise LimitError(
+            f"a mask may have {MAX_MASK_ENTRIES} entries, but {num_tokens} tokens and "
+            f"{kv_len} slots make {size}: forward fewer tokens at once"
+        )
+    if size > max_entries:
+        raise LimitError(
+            f"{num_tokens} tokens and {kv_len} slots make a mask of {size} entries, but those "
+            f"of the commands in flight leave room for {max_entries}: wait for some of them, "
+            "or forward fewer tokens at once"
+        )

@@ -55,6 +55,11 @@ class Share:
                     "ended, or have given some back"
                 )
 
+    def room(self, kind: str) -> int:
+        """Return how many more may be taken; 2^63 where nothing limits them."""
+        rooms = [q.limits[kind] - q.used[kind] for q in self._quotas]
+        return max(0, min(rooms, default=1 << 63))
+
     def take(self, kind: str, count: int = 1) -> None:
         """Count more, which :meth:`check` let through."""
         for quota in self._quotas:

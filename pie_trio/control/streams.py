@@ -18,6 +18,7 @@ import trio
 
 from pie_trio.control.commands import Command, Kind
 from pie_trio.control.forwards import ForwardPlan, GuestForward, plan_forward
+from pie_trio.control.masks import MAX_MASK_ENTRIES
 from pie_trio.control.stream_output import StreamOutput, Unread
 from pie_trio.control.stream_rows import StreamRows
 from pie_trio.engine_api import ForwardRequest, PageCopy
@@ -69,6 +70,7 @@ class StreamOwner:
         table: The pages of the inferlet.
         on_started: Called before it is submitted.
         on_ended: Called once it has no command any more.
+        max_mask_entries: Room for the mask of its first forward.
     """
 
     model: ServedModel
@@ -78,6 +80,7 @@ class StreamOwner:
     queue: int
     on_started: Callable[[DecodeStream], None]
     on_ended: Callable[[DecodeStream], None]
+    max_mask_entries: int = MAX_MASK_ENTRIES
 
 
 class DecodeStream(Command):
@@ -162,11 +165,6 @@ class DecodeStream(Command):
     # ---- the reader's side ------------------------------------------------------------
 
     @property
-    def is_awaited(self) -> bool:
-        """Somebody waits for something to read."""
-        return self._on_readable is not None
-
-    @property
     def has_ended(self) -> bool:
         """It was read to its end: there will be nothing any more."""
         return self._output.has_ended
@@ -217,6 +215,12 @@ class DecodeStream(Command):
         call, self._on_readable = self._on_readable, None
         if call is not None:
             call()
+
+    @property
+    def mask_bytes(self) -> int:
+        """Of the forward that runs next."""
+        request = self.forward
+        return 0 if request is None or request.mask is None else request.mask.nbytes
 
     # ---- the batcher's side -----------------------------------------------------------
 
@@ -506,7 +510,14 @@ def start_stream(wanted: StreamRequest, owner: StreamOwner) -> DecodeStream:
         outputs=(output.first_spec,),
         adapter=wanted.adapter,
     )
-    plan = plan_forward(forward, table, pool, model.info, model.config)
+    plan = plan_forward(
+        forward,
+        table,
+        pool,
+        model.info,
+        model.config,
+        max_mask_entries=owner.max_mask_entries,
+    )
     used = len(plan.request.page_ids)
     end = -(-(kv_len + wanted.max_tokens - 1) // size)
     rest = [table.get(handle) for handle in handles[used:end]]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pie_trio.control.choosing import Choice, Limits, choose_batch
+from pie_trio.control.choosing import MAX_PASSED, Choice, Limits, choose_batch
 from pie_trio.control.commands import NO_PAGES, Command, Kind, Priority
 from pie_trio.control.pages import PagePool
 from pie_trio.control.tenants import Tenant
@@ -218,3 +218,30 @@ def test_who_was_told_to_end_gets_no_help() -> None:
     command = commands.add(pages=commands.allocate(2), tenant=tenant)
     choice = commands.choose([command])
     assert (choice.commands, choice.starved) == ([], None)
+
+
+@pytest.mark.parametrize("num_tokens", [1, LONG])
+def test_whatever_is_skipped_time_and_again_has_its_turn(num_tokens: int) -> None:
+    """Others of a higher priority, or that go on for ever, always fill the batch."""
+    commands = Commands()
+    low = commands.add(num_tokens, priority=Priority.LOW)
+    limits = Limits(max_batch=2, max_tokens=8, chunk_tokens=8)
+    for _ in range(MAX_PASSED):
+        ready = [low, *(commands.add(priority=Priority.HIGH) for _ in range(3))]
+        assert low not in commands.choose(ready, limits).commands
+    assert commands.choose(ready, limits).commands[0] is low
+    assert low not in commands.choose(ready, limits).commands, "once"
+
+
+def test_a_forward_that_cannot_be_cut_has_its_turn_beside_streams() -> None:
+    commands = Commands()
+    streams = [commands.add() for _ in range(3)]
+    mask = np.ones((LONG, LONG), np.bool_)
+    whole = commands.add(LONG, mask=mask)
+    limits = Limits(max_batch=8, max_tokens=16, chunk_tokens=16)
+    batches = [
+        commands.choose([*streams, whole], limits).commands
+        for _ in range(MAX_PASSED + 1)
+    ]
+    assert all(batch == streams for batch in batches[:-1])
+    assert batches[-1] == [whole], "alone, for it is longer than a batch"

@@ -75,12 +75,14 @@ class Decoding:
 
     Attributes:
         streams: By the number that the guest chose, with the queue of each.
+        awaited: Those of which there is a ticket for what there is to read.
     """
 
     def __init__(self, *, max_streams: int) -> None:
         self.streams: HandleTable[tuple[DecodeStream, CommandQueue]] = HandleTable(
             "decode stream", max_handles=max_streams
         )
+        self.awaited: set[DecodeStream] = set()
 
     def close(self) -> None:
         """End all streams; their commands finish after the step that is running."""
@@ -109,14 +111,19 @@ def read_stream(session: Session, handle: int) -> int:
     stream, _ = session.decoding.streams.get(handle)
     if stream.has_ended:
         raise BadArgumentError(f"decode stream {handle} was read to its end: close it")
-    if stream.is_awaited:
+    awaited = session.decoding.awaited
+    if stream in awaited:
         raise BadArgumentError(
             f"there is a ticket already for what decode stream {handle} has to read next: "
             "take or cancel it"
         )
     tickets = session.tickets
     tickets.check_room()
-    ticket = tickets.open(stream.forget_reader)
+    awaited.add(stream)
+    # Until it is taken: a second one would find nothing after the first.
+    ticket = tickets.open(
+        stream.forget_reader, on_close=lambda: awaited.discard(stream)
+    )
     # A batch does not wait for a reader, as it does for whoever waited for a command: with
     # itself as the source, the stream is none of the models that may expect somebody.
     stream.when_readable(lambda: tickets.complete(ticket, stream, stream))
@@ -247,13 +254,17 @@ def _owner(
 ) -> StreamOwner:
     model = queue.model
 
+    mask_bytes = 0
+
     def on_started(stream: DecodeStream) -> None:
+        nonlocal mask_bytes
         if not is_counted:
-            session.in_flight.add()
+            mask_bytes = stream.mask_bytes
+            session.in_flight.add(mask_bytes)
         queue.add(stream)
 
     def on_ended(stream: DecodeStream) -> None:
-        session.in_flight.remove()
+        session.in_flight.remove(mask_bytes)
         queue.finish(stream)
 
     return StreamOwner(
@@ -264,6 +275,7 @@ def _owner(
         queue.number,
         on_started,
         on_ended,
+        session.in_flight.mask_room,
     )
 
 

@@ -112,7 +112,14 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
     )
     check_room(session)
     table = session.pages[model.info.name]
-    plan = plan_forward(wanted, table, model.pool, model.info, model.config)
+    plan = plan_forward(
+        wanted,
+        table,
+        model.pool,
+        model.info,
+        model.config,
+        max_mask_entries=session.in_flight.mask_room,
+    )
     warn_of_positions(session, int(plan.request.positions.max()), model)
     return submit(
         session,
@@ -175,7 +182,14 @@ def forward_with_adapter(
             adapter,
         )
         try:
-            plan = plan_forward(wanted, table, model.pool, model.info, model.config)
+            plan = plan_forward(
+                wanted,
+                table,
+                model.pool,
+                model.info,
+                model.config,
+                max_mask_entries=session.in_flight.mask_room,
+            )
         except BaseException:
             outputs.roll_back()
             raise

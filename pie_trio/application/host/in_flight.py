@@ -33,22 +33,36 @@ class InFlight:
 
     Args:
         share: Of the quotas that count them too.
+        max_mask_bytes: Of their masks.
     """
 
-    def __init__(self, share: Share) -> None:
-        self.count = 0
+    def __init__(self, share: Share, max_mask_bytes: int) -> None:
+        self.count = self.mask_bytes = 0
         self.share = share
+        self.max_mask_bytes = max_mask_bytes
         self._all_finished = trio.Event()
 
-    def add(self) -> None:
+    @property
+    def mask_room(self) -> int:
+        """Bytes, or entries, that a mask may have now."""
+        own = self.max_mask_bytes - self.mask_bytes
+        return min(own, self.share.room("mask_bytes"))
+
+    def add(self, mask_bytes: int = 0) -> None:
         """Count one more."""
         self.count += 1
         self.share.take("commands_in_flight")
+        if mask_bytes:
+            self.mask_bytes += mask_bytes
+            self.share.take("mask_bytes", mask_bytes)
 
-    def remove(self) -> None:
+    def remove(self, mask_bytes: int = 0) -> None:
         """Count one less."""
         self.count -= 1
         self.share.give("commands_in_flight")
+        if mask_bytes:
+            self.mask_bytes -= mask_bytes
+            self.share.give("mask_bytes", mask_bytes)
         if self.count == 0:
             self._all_finished.set()
 
@@ -93,8 +107,11 @@ def submit(
     model, tickets = queue.model, session.tickets
     ticket = tickets.open(lambda: command.withdraw())
 
+    mask = forward.mask if forward is not None else None
+    mask_bytes = 0 if mask is None else mask.nbytes
+
     def on_done(outcome: RequestResult | Exception | None) -> None:
-        session.in_flight.remove()
+        session.in_flight.remove(mask_bytes)
         queue.finish(command)
         tickets.complete(ticket, outcome, model)
 
@@ -113,7 +130,7 @@ def submit(
         queue=queue.number,
         ticket=ticket,
     )
-    session.in_flight.add()
+    session.in_flight.add(mask_bytes)
     queue.add(command)
     model.batcher.submit(command)
     return ticket

@@ -125,7 +125,7 @@ class Session:
         self.pages: dict[str, PageTable] = {}
         self.embeds: dict[str, HandleTable[Embed]] = {}
         self.tenants: dict[str, Tenant] = {}
-        self.in_flight = InFlight(self.share)
+        self.in_flight = InFlight(self.share, limits.max_mask_bytes)
         self.forwards = Forwards()
         self.decoding = Decoding(max_streams=limits.max_in_flight)
         self.runtime = Runtime()

@@ -496,6 +496,21 @@ async def test_numbers_and_tickets_are_checked() -> None:
             client.session.take_chunk(other)
 
 
+async def test_what_there_is_to_read_has_one_ticket_until_it_is_taken() -> None:
+    async with open_rig() as rig, rig.open_client() as client:
+        alloc(client)
+        start(client)
+        ticket = client.session.read_stream(1)
+        await client.resolve(client.session.wait([ticket], None))
+        with pytest.raises(BadArgumentError, match="a ticket already"):
+            client.session.read_stream(1)
+        client.session.release(ticket)
+        ticket = client.session.read_stream(1)
+        chunk = await client.resolve(client.session.take_chunk(ticket))
+        assert chunk[0] == fake_continuation(PROMPT, len(chunk[0]))
+        assert chunk[0]
+
+
 async def test_streams_count_among_the_commands_of_an_inferlet() -> None:
     limits = InstanceLimits(max_in_flight=1)
     async with open_rig(limits=limits, gated=True) as rig, rig.open_client() as client:

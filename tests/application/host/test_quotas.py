@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pie_trio.application.host.session import Launch
-from pie_trio.config import SharedLimits
+from pie_trio.config import InstanceLimits, SharedLimits
 from pie_trio.control.quotas import Quotas
 from pie_trio.errors import LimitError
 from tests.application.host.clients import Client, Rig, open_rig
@@ -67,4 +67,35 @@ async def test_what_is_given_back_may_be_taken_by_others() -> None:
         annie.session.alloc_kvpage(0, [1, 2, 3])
         annie.session.create_queue(1, "")
         await annie.session.close()
+        assert rig.services.quotas.server.is_idle
+
+
+async def test_masks_in_flight_have_a_limit() -> None:
+    limits = InstanceLimits(max_mask_bytes=40)
+    plain = [[0, 4]] * 4  # 16 entries
+    async with open_rig(gated=True, limits=limits) as rig, rig.open_client() as client:
+        client.session.alloc_kvpage(0, [0, 1, 2])
+        tickets = [client.forward(b"abcd", pages=[page], mask=plain) for page in (0, 1)]
+        with pytest.raises(LimitError, match=r"16 entries, .* leave room for 8"):
+            client.forward(b"abcd", pages=[2], mask=plain)
+        unmasked = client.forward(b"abcd", pages=[2])
+        rig.gate.open()
+        for ticket in (*tickets, unmasked):
+            await client.take(ticket)
+        await client.run(b"abcd", pages=[2], mask=plain)
+
+
+async def test_masks_of_all_inferlets_have_a_limit() -> None:
+    async with open_rig(gated=True) as rig:
+        server = replace(SERVER, mask_bytes=20)
+        rig.services = replace(rig.services, quotas=Quotas(server, SharedLimits()))
+        ann, bob = client_of(rig, "ann", 1), client_of(rig, "bob", 1)
+        for client in (ann, bob):
+            client.session.alloc_kvpage(0, [0])
+        ann.forward(b"abcd", pages=[0], mask=[[0, 4]] * 4)
+        with pytest.raises(LimitError, match="leave room for 4"):
+            bob.forward(b"abcd", pages=[0], mask=[[0, 4]] * 4)
+        rig.gate.open()
+        for client in (ann, bob):
+            await client.session.close()
         assert rig.services.quotas.server.is_idle
