@@ -1,7 +1,8 @@
 """What to do when a command needs more pages than are free: policies on plain data.
 
 The default ladder: drop cached exports that nobody uses; tell the inferlets and give them a
-moment; move the pages of the newest to host memory; and only then end it.
+moment; move the pages of the newest to host memory; and only then end it. What one inferlet alone
+has beyond the device's memory is in host memory but for what its next command needs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "Shortage",
     "SignalPressure",
     "Suspend",
+    "SwapOwn",
     "Wait",
     "make_contention_policy",
 ]
@@ -56,6 +58,8 @@ class Shortage:
         num_needed: Pages that it needs beyond those that it has.
         num_missing: Of them, those that are not free.
         num_attainable: Pages that the requester could have beyond its own if it were alone.
+        num_own_idle: Pages that nobody else uses and the command does not need, of the
+            requester.
         num_reclaimable: Pages of exports that nobody uses.
         holdings: Of all inferlets with pages on the device, oldest first.
         pressure_seconds: Since the inferlets were told; None if they were not.
@@ -67,6 +71,7 @@ class Shortage:
     num_needed: int
     num_missing: int
     num_attainable: int
+    num_own_idle: int
     num_reclaimable: int
     holdings: Sequence[Holding]
     pressure_seconds: float | None
@@ -77,6 +82,12 @@ class Shortage:
     def can_never_fit(self) -> bool:
         """Whether it would not run even alone; what runs now may still give pages back."""
         return self.num_needed > self.num_attainable and not self.is_progressing
+
+    @property
+    def fits_with_swap(self) -> bool:
+        """Whether it would run alone if what else the requester has were in host memory."""
+        num_own = min(self.num_own_idle, self.num_swap_free)
+        return self.num_needed <= self.num_attainable + num_own
 
     @property
     def others(self) -> list[Holding]:
@@ -111,6 +122,13 @@ class Suspend:
 
 
 @dataclass(frozen=True, slots=True)
+class SwapOwn:
+    """Move pages of the requester that the command does not need to host memory."""
+
+    num_pages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evict:
     """End an inferlet."""
 
@@ -122,7 +140,7 @@ class Fail:
     """Fail the command: it can never run."""
 
 
-Relief = Reclaim | SignalPressure | Wait | Suspend | Evict | Fail
+Relief = Reclaim | SignalPressure | Wait | Suspend | SwapOwn | Evict | Fail
 
 
 class ContentionPolicy(Protocol):
@@ -152,9 +170,9 @@ class Ladder:
 
     def relieve(self, shortage: Shortage) -> Relief:
         """See :class:`ContentionPolicy`."""
-        if shortage.can_never_fit:
+        if shortage.can_never_fit and not shortage.fits_with_swap:
             return Fail()
-        if shortage.num_reclaimable:
+        if shortage.num_reclaimable and not shortage.can_never_fit:
             return Reclaim(shortage.num_missing)
         others = shortage.others
         if any(holding.tenant.is_evicted for holding in others):
@@ -163,6 +181,8 @@ class Ladder:
             return SignalPressure()
         if shortage.pressure_seconds < self.grace_seconds:
             return Wait(self.grace_seconds - shortage.pressure_seconds)
+        if shortage.can_never_fit:
+            return SwapOwn(shortage.num_needed - shortage.num_attainable)
         age = shortage.requester.age
         newer = [h for h in others if h.tenant.age > age]
         idle = [h for h in others if h.tenant.age < age and self._is_idle(h)]

@@ -18,6 +18,7 @@ from pie_trio.control.contention import (
     Shortage,
     SignalPressure,
     Suspend,
+    SwapOwn,
     make_contention_policy,
 )
 from pie_trio.errors import EngineError, OutOfPagesError
@@ -97,6 +98,8 @@ class Shortages:
                 self._signal()
             case Suspend(tenant=victim):
                 await self.suspend(victim)
+            case SwapOwn(num_pages=count):
+                await self._swap_out(tenant, self._idle(starved)[:count])
             case Evict(tenant=victim):
                 self._evict(victim, choice.num_needed)
             case _:
@@ -130,6 +133,7 @@ class Shortages:
             num_needed=choice.num_needed,
             num_missing=choice.num_missing,
             num_attainable=self._pool.num_pages - self._count_own(starved.tenant),
+            num_own_idle=len(self._idle(starved)),
             num_reclaimable=self.reclaim(0),
             holdings=self._holdings(now, is_progressing=bool(choice.commands)),
             pressure_seconds=None if since is None else now - since,
@@ -164,6 +168,11 @@ class Shortages:
         physical = self._pool.physical
         return any(int(physical[page]) >= 0 for page in tenant.used_pages())
 
+    def _idle(self, command: Command) -> list[int]:
+        """Return what only its inferlet uses, and it does not."""
+        used = command.uses
+        return [page for page in self._exclusive(command.tenant) if page not in used]
+
     def _exclusive(self, tenant: Tenant) -> list[int]:
         pinned = [command.pages for command in tenant.unfinished]
         return self._pool.exclusive(list(tenant.pages()), pinned)
@@ -191,21 +200,26 @@ class Shortages:
         pages = self._exclusive(tenant)
         if tenant.is_suspended or len(pages) > self._num_swap_free:
             return
+        if (count := await self._swap_out(tenant, pages)) is not None:
+            tenant.is_suspended = True
+            logger.info("%s is suspended: %d pages", tenant.name, count)
+
+    async def _swap_out(self, tenant: Tenant, pages: Sequence[int]) -> int | None:
+        """Move pages of one inferlet, and return how many; None where that has failed."""
         physical = self._pool.physical[np.array(pages, np.int32)]
         data: list[NDArray[np.uint8]] = []
         if not await self._on_device(
             lambda: data.append(self._engine.read_pages(physical))
         ):
             self._max_swapped = 0  # not again, or this would go on for ever
-            return
+            return None
         # No command runs meanwhile, so that what the pages hold is still the same; the guest
         # may have shared them or have given them back.
         kept = set(pages).intersection(self._exclusive(tenant))
         is_kept = np.array([page in kept for page in pages], np.bool_)
         still = [page for page in pages if page in kept]
         self._pool.swap_out(still, data[0][is_kept])
-        tenant.is_suspended = True
-        logger.info("%s is suspended: %d pages", tenant.name, len(still))
+        return len(still)
 
     async def _resume(self, tenant: Tenant) -> None:
         pages = sorted(self._pool.swapped.keys() & tenant.used_pages())

@@ -17,6 +17,7 @@ from pie_trio.control.contention import (
     Shortage,
     SignalPressure,
     Suspend,
+    SwapOwn,
     Wait,
     make_contention_policy,
 )
@@ -47,6 +48,7 @@ def shortage(
         "num_needed": 2,
         "num_missing": 1,
         "num_attainable": 8,
+        "num_own_idle": 0,
         "num_reclaimable": 0,
         "pressure_seconds": 0.5,
         "num_swap_free": 99,
@@ -64,6 +66,13 @@ IDLE_OLD = Holding(OLD, 3, 1.0)
     [
         (shortage(MIDDLE, num_needed=9), Fail()),
         (shortage(MIDDLE, num_needed=9, is_progressing=True), Wait(0.02)),
+        (shortage(MIDDLE, num_needed=9, num_own_idle=3), SwapOwn(1)),
+        (
+            shortage(MIDDLE, num_needed=9, num_own_idle=3, pressure_seconds=None),
+            SignalPressure(),
+        ),
+        (shortage(MIDDLE, num_needed=9, num_own_idle=3, num_swap_free=0), Fail()),
+        (shortage(MIDDLE, num_needed=12, num_own_idle=3), Fail()),
         (shortage(MIDDLE, num_reclaimable=5), Reclaim(1)),
         (shortage(MIDDLE, BUSY_NEW, pressure_seconds=None), SignalPressure()),
         (shortage(MIDDLE, BUSY_NEW, pressure_seconds=0.01), Wait(0.04)),
@@ -92,6 +101,10 @@ IDLE_OLD = Holding(OLD, 3, 1.0)
     ids=[
         "can never fit",
         "but something may give pages back",
+        "its own to host memory",
+        "tell it first",
+        "no room for its own",
+        "too large even so",
         "exports",
         "tell",
         "grace",
@@ -215,11 +228,50 @@ async def test_suspended_ones_go_on_in_order_of_age(autojump_clock: MockClock) -
     assert ended == [0, 1, 2]
 
 
-async def test_a_command_that_can_never_fit_fails_with_numbers(
+async def test_one_inferlet_may_have_more_contexts_than_the_device_has_room_for(
     autojump_clock: MockClock,
 ) -> None:
     with trio.fail_after(60):
         async with open_world(num_pages=4) as world:
+            guest = world.launch()
+            contexts = [guest.allocate(3) for _ in range(4)]
+            for number, handles in enumerate(contexts):
+                await guest.run([*range(number, number + 8)], handles)
+            numbers = [
+                guest.forward([1], handles, start=8) for handles in contexts
+            ]  # at once
+            await world.outcomes.wait(*numbers)
+            for number, (context, ticket) in enumerate(
+                zip(contexts, numbers, strict=True)
+            ):
+                tokens = [*range(number, number + 8), 1]
+                assert world.outcomes.tokens(ticket) == fake_continuation(tokens, 1)
+                assert (
+                    await guest.run([2], context, start=9)
+                    == fake_continuation([*tokens, 2], 1)[0]
+                )
+
+
+async def test_one_inferlet_is_told_before_its_pages_are_moved(
+    autojump_clock: MockClock,
+) -> None:
+    def help_out() -> bool:
+        guest.release(first)
+        return True
+
+    with trio.fail_after(60):
+        async with open_world(num_pages=4) as world:
+            guest = world.launch(on_pressure=help_out)
+            await guest.run(range(12), first := guest.allocate(3))
+            await guest.run(range(8), guest.allocate(2))
+            assert not world.pool.swapped
+
+
+async def test_a_command_that_can_never_fit_fails_with_numbers(
+    autojump_clock: MockClock,
+) -> None:
+    with trio.fail_after(60):
+        async with open_world(num_pages=4, swap_pages=0) as world:
             guest = world.launch()
             first = guest.allocate(3)
             await guest.run(range(12), first)
