@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pie_trio.control.pages import PagePool
+    from pie_trio.control.pages import PageIds, PagePool
     from pie_trio.control.tenants import Tenant
     from pie_trio.engine_api import ProjectRequest, RequestResult
 
@@ -41,7 +41,7 @@ __all__ = [
     "is_cut_causally",
 ]
 
-NO_PAGES: NDArray[np.int32] = np.empty(0, np.int32)
+NO_PAGES: PageIds = np.empty(0, np.intp)
 
 
 class Kind(IntEnum):
@@ -71,7 +71,7 @@ class Command:
     Args:
         kind: What it makes the device do.
         tenant: Whose it is.
-        pages: ``[n]`` int32, the virtual pages that it uses; different ones.
+        pages: ``[n]``, the virtual pages that it uses; different ones.
         writes: Those of them that it writes, and :func:`embed_key` of the slots that it writes.
         on_done: Gets the result (of a forward or projection), None (of a copy), or the error.
             Called exactly once.
@@ -140,7 +140,7 @@ class Command:
         kind: Kind,
         tenant: Tenant,
         *,
-        pages: NDArray[np.int32],
+        pages: PageIds,
         writes: Iterable[int],
         on_done: Callable[[RequestResult | Exception | None], None],
         submitted_at: float,
@@ -236,7 +236,7 @@ class Command:
         """
         request = self.forward
         assert request is not None, "only a forward is cut"
-        physical = pool.physical[request.page_ids]
+        physical = pool.physical.take(request.page_ids)
         total = len(request.token_ids)
         if num_tokens == total:
             return ForwardRequest(
@@ -364,7 +364,7 @@ class CommandOrder:
         """Let an unfinished command write a new page, which nobody else knows yet; pin it."""
         command.uses.add(page)
         command.writes |= {page}
-        command.pages = np.append(command.pages, np.int32(page))
+        command.pages = np.append(command.pages, page)
         command.bound_at = -1
         self._writer[page] = command
         self._pool.pin(command.pages[-1:])

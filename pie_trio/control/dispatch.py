@@ -414,7 +414,8 @@ class Batcher:
         for command, count, is_run in zip(
             choice.commands, choice.num_tokens, are_run, strict=True
         ):
-            pool.bind(command.pages, command.tenant.name)
+            if command.bound_at != pool.num_moves:
+                pool.bind(command.pages, command.tenant.name)
             if not command.is_copied:
                 copies += [_physical_copy(copy, pool) for copy in command.copies]
             if not is_run:
@@ -484,7 +485,7 @@ class Batcher:
                     if not command.is_paused:
                         self._ready[command] = None
         for command, outcome in finished:
-            self._finish(command, outcome)
+            self._finish(command, outcome, self.last_step_at)
 
     def _note_part(
         self, command: Command, num_tokens: int, result: RequestResult
@@ -522,14 +523,18 @@ class Batcher:
                 self.pool.note_copied(copy.source, copy.target)
 
     def _finish(
-        self, command: Command, outcome: RequestResult | Exception | None
+        self,
+        command: Command,
+        outcome: RequestResult | Exception | None,
+        now: float | None = None,
     ) -> list[Command]:
-        """Let a command end; return those that are ready by that."""
+        """Let a command end, at this time; return those that are ready by that."""
         if isinstance(outcome, Exception):
             self._note_unwritten(command)
         if command.embeds:
             self.embeds.unpin(command.embeds)
-        now = trio.current_time()
+        if now is None:
+            now = trio.current_time()
         self._ready.pop(command, None)
         ready = self._order.finish(command)
         for other in ready:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from pie_trio.config import ControlConfig
     from pie_trio.control.page_table import PageTable
-    from pie_trio.control.pages import PagePool
+    from pie_trio.control.pages import PageIds, PagePool
     from pie_trio.engine_api import SamplerSpec
 
 __all__ = ["ForwardPlan", "GuestForward", "check_outputs", "plan_forward"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GuestForward:
     """A forward as the guest asks for it; see ``forward.wit`` for the meaning of each field."""
 
@@ -43,19 +43,19 @@ class GuestForward:
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ForwardPlan:
     """What becomes of it.
 
     Attributes:
         request: The engine's, with virtual pages.
-        pages: ``[n]`` int32, all virtual pages that it uses, sources of copies included.
+        pages: ``[n]``, all virtual pages that it uses, sources of copies included.
         writes: Those that it writes.
         copies: To make before it, between virtual pages.
     """
 
     request: ForwardRequest
-    pages: NDArray[np.int32]
+    pages: PageIds
     writes: list[int]
     copies: tuple[PageCopy, ...] = field(default=())
 
@@ -103,7 +103,7 @@ def plan_forward(
     first, last = wanted.start // size, (kv_len - 1) // size
     if last >= pool.num_pages:
         raise OutOfPagesError(needed=last + 1, free=pool.num_free, total=pool.num_pages)
-    page_ids = np.array(pages[: last + 1], np.int32)
+    page_ids = np.array(pages[: last + 1], np.intp)
     earlier = pool.positions[page_ids].reshape(-1)[: wanted.start]
     mask: NDArray[np.bool_] | None
     if wanted.mask is not None:
@@ -116,8 +116,9 @@ def plan_forward(
         _check_seen(mask, earlier)
     else:
         hidden = table.hidden_slots(handles[: last + 1]) if table.hidden else None
-        slots = np.concatenate((earlier, wanted.positions))
-        mask = infer_mask(slots, wanted.positions, hidden, max_entries=max_mask_entries)
+        mask = infer_mask(
+            earlier, wanted.positions, hidden, max_entries=max_mask_entries
+        )
 
     copies: list[PageCopy] = []
     for index in range(first, last + 1):
@@ -144,7 +145,7 @@ def plan_forward(
     # be one of the others.
     if copies or len(set(pages)) != len(pages):
         sources = [copy.source for copy in copies]
-        used = np.unique(np.array([*pages[: last + 1], *sources], np.int32))
+        used = np.unique(np.array([*pages[: last + 1], *sources], np.intp))
     return ForwardPlan(request, used, pages[first : last + 1], tuple(copies))
 
 

@@ -19,7 +19,7 @@ MAX_MASK_ENTRIES = 1 << 25
 
 
 def infer_mask(
-    slot_positions: NDArray[np.int32],
+    earlier: NDArray[np.int32],
     positions: NDArray[np.int32],
     hidden: NDArray[np.bool_] | None = None,
     *,
@@ -28,8 +28,8 @@ def infer_mask(
     """Let each new token attend to the written slots with a position up to its own.
 
     Args:
-        slot_positions: ``[kv_len]``, of all slots; the last ones are the new tokens'. -1 where
-            a slot was never written.
+        earlier: ``[kv_len - num_tokens]``, the positions of the slots before the new tokens';
+            -1 where one was never written.
         positions: ``[num_tokens]``, of the new tokens.
         hidden: ``[kv_len or more]``, slots that were masked one by one; None for none. New
             tokens are seen all the same.
@@ -41,9 +41,7 @@ def infer_mask(
     Raises:
         LimitError: It would be too large.
     """
-    num_tokens = len(positions)
-    start = len(slot_positions) - num_tokens
-    earlier = slot_positions[:start]
+    num_tokens, start = len(positions), len(earlier)
     # As unsigned numbers, the unwritten ones are the largest.
     is_plain = hidden is None or not hidden[:start].any()
     is_ordered = num_tokens == 1 or bool((positions[1:] > positions[:-1]).all())
@@ -56,7 +54,8 @@ def infer_mask(
         )
     ):
         return None
-    _check_size(num_tokens, len(slot_positions), max_entries)
+    _check_size(num_tokens, start + num_tokens, max_entries)
+    slot_positions = np.concatenate((earlier, positions))
     mask: NDArray[np.bool_] = (slot_positions >= 0) & (
         slot_positions <= positions[:, None]
     )

@@ -12,18 +12,17 @@ the writer a virtual page of its own, which the engine fills from the old one be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from numpy.typing import NDArray
-
     from pie_trio.engine_api import PageCopy
 
-__all__ = ["SWAPPED", "UNBOUND", "UNWRITTEN", "PagePool"]
+__all__ = ["SWAPPED", "UNBOUND", "UNWRITTEN", "PageIds", "PagePool"]
 
 UNBOUND = -1
 """In :attr:`PagePool.physical`: nothing was written to the page yet."""
@@ -36,10 +35,10 @@ UNWRITTEN = -1
 
 FIRST_CAPACITY = 256
 
-MAX_CHECKED = 32
-"""In longer arrays of pages nobody looks for a page that comes twice: it would take long."""
-
 T = TypeVar("T", bound=np.generic)
+
+PageIds = NDArray[np.integer[Any]]
+"""``[n]`` intp, virtual pages. Of any other dtype they would be converted at each use."""
 
 
 class PagePool:
@@ -76,6 +75,7 @@ class PagePool:
         self.on_event: Callable[[str, int, int, str], None] = _ignore_event
         self._owners: NDArray[np.int32] = np.zeros(FIRST_CAPACITY, np.int32)
         self._pins: NDArray[np.int32] = np.zeros(FIRST_CAPACITY, np.int32)
+        self._ownerless: set[int] = set()  # pinned, and nobody's
         self._unused = list(range(FIRST_CAPACITY - 1, -1, -1))  # a stack
         self._free = list(range(num_pages - 1, -1, -1))  # a stack: page 0 goes first
 
@@ -116,23 +116,23 @@ class PagePool:
         """Take an owner away; the page is free once nothing holds it."""
         assert self._owners[page] > 0, "a page is released once an owner"
         self._owners[page] -= 1
-        if self._owners[page] == 0 and self._pins[page] == 0:
-            self._free_virtual(page)
+        if self._owners[page] == 0:
+            if self._pins[page] == 0:
+                self._free_virtual(page)
+            else:
+                self._ownerless.add(page)
 
-    def pin(self, pages: NDArray[np.int32]) -> None:
+    def pin(self, pages: PageIds) -> None:
         """Keep these different pages from being freed while a command may use them."""
-        assert _are_distinct(pages), "a page is pinned once by each command"
         self._pins[pages] += 1
 
-    def unpin(self, pages: NDArray[np.int32]) -> None:
+    def unpin(self, pages: PageIds) -> None:
         """Undo one :meth:`pin`."""
-        assert _are_distinct(pages), "a page is unpinned once by each command"
-        pins = self._pins[pages] - 1
-        self._pins[pages] = pins
-        holds = pins + self._owners[pages]
-        if np.count_nonzero(holds) < len(holds):
-            for page in pages[holds == 0].tolist():
-                self._free_virtual(page)
+        self._pins[pages] -= 1
+        if self._ownerless and not self._ownerless.isdisjoint(found := pages.tolist()):
+            for page in self._ownerless.intersection(found):
+                if self._pins[page] == 0:
+                    self._free_virtual(page)
 
     def make_writable(self, page: int) -> int:
         """Return ``page``, or if it is shared, a page of its own for one of the owners.
@@ -148,7 +148,7 @@ class PagePool:
         return copy
 
     def set_positions(
-        self, pages: NDArray[np.int32], start: int, positions: NDArray[np.int32]
+        self, pages: PageIds, start: int, positions: NDArray[np.int32]
     ) -> None:
         """Note with which positions the slots from ``start`` of a context are written.
 
@@ -186,7 +186,7 @@ class PagePool:
         self._look_for_holes(page)
 
     def note_written(
-        self, pages: NDArray[np.int32], start: int, count: int, *, is_good: bool
+        self, pages: PageIds, start: int, count: int, *, is_good: bool
     ) -> None:
         """Note that the engine wrote ``count`` slots of a context, or that it never will."""
         size = self.page_size
@@ -210,6 +210,7 @@ class PagePool:
             self.holes.add(page)
 
     def _free_virtual(self, page: int) -> None:
+        self._ownerless.discard(page)
         self.unbind(page)
         self.positions[page] = UNWRITTEN
         self.filled[page] = False
@@ -227,15 +228,15 @@ class PagePool:
 
     # ---- physical pages ---------------------------------------------------------------
 
-    def unbound(self, pages: NDArray[np.int32]) -> list[int]:
+    def unbound(self, pages: PageIds) -> list[int]:
         """Return those of these pages that have no place on the device."""
-        is_unbound = self.physical[pages] < 0
+        is_unbound = self.physical.take(pages) < 0
         if not np.count_nonzero(is_unbound):
             return []
         found: list[int] = pages[is_unbound].tolist()
         return found
 
-    def bind(self, pages: NDArray[np.int32], tenant: str = "") -> None:
+    def bind(self, pages: PageIds, tenant: str = "") -> None:
         """Give a physical page to each of these that was never written.
 
         The caller knows that enough are free, and that none is in host memory.
@@ -263,9 +264,7 @@ class PagePool:
         self._free.append(place)
         self.on_freed()
 
-    def exclusive(
-        self, held: Sequence[int], pinned: Sequence[NDArray[np.int32]]
-    ) -> list[int]:
+    def exclusive(self, held: Sequence[int], pinned: Sequence[PageIds]) -> list[int]:
         """Return the pages on the device that nobody else has anything to do with.
 
         Args:
@@ -273,7 +272,7 @@ class PagePool:
             pinned: The pages of each of their unfinished commands.
         """
         owners, pins = np.zeros_like(self._owners), np.zeros_like(self._pins)
-        np.add.at(owners, np.array(held, np.int32), 1)
+        np.add.at(owners, np.array(held, np.intp), 1)
         for pages in pinned:
             pins[pages] += 1
         used = np.flatnonzero((owners + pins) > 0)
@@ -314,6 +313,9 @@ class PagePool:
         assert len(unused) == len(self._unused), "no virtual page is unused twice"
         assert self._owners.min() >= 0, "owners are counted"
         assert self._pins.min() >= 0, "pins are counted"
+        is_ownerless = (self._owners == 0) & (self._pins > 0)
+        found = set(np.flatnonzero(is_ownerless).tolist())
+        assert found == self._ownerless, "what only commands use is known"
         is_unused = np.zeros(len(self._owners), np.bool_)
         is_unused[list(unused)] = True
         is_held = (self._owners > 0) | (self._pins > 0)
@@ -339,13 +341,6 @@ def _ignore_event(_event: str, _page: int, _place: int, _tenant: str) -> None:
 
 def _span(offset: int, count: int) -> slice:
     return slice(offset, offset + count)
-
-
-def _are_distinct(pages: NDArray[np.int32]) -> bool:
-    """Say whether pages are all different; of many this is not looked at."""
-    if not 1 < len(pages) <= MAX_CHECKED:
-        return True
-    return len(set(pages.tolist())) == len(pages)
 
 
 def _doubled(array: NDArray[T], value: int) -> NDArray[T]:

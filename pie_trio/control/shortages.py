@@ -115,7 +115,7 @@ class Shortages:
         """
         pool = self._pool
         data = pool.swap_in(pages)
-        physical = pool.physical[np.array(pages, np.int32)]
+        physical = pool.physical[np.array(pages, np.intp)]
         # Whoever is given one of these pages meanwhile writes it after this.
         is_done = await self._on_device(
             partial(self._engine.write_pages, physical, data)
@@ -206,7 +206,7 @@ class Shortages:
 
     async def _swap_out(self, tenant: Tenant, pages: Sequence[int]) -> int | None:
         """Move pages of one inferlet, and return how many; None where that has failed."""
-        physical = self._pool.physical[np.array(pages, np.int32)]
+        physical = self._pool.physical[np.array(pages, np.intp)]
         data: list[NDArray[np.uint8]] = []
         if not await self._on_device(
             lambda: data.append(self._engine.read_pages(physical))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from pie_trio.control.commands import Priority
     from pie_trio.control.page_table import PageTable
-    from pie_trio.control.pages import PagePool
+    from pie_trio.control.pages import PageIds, PagePool
     from pie_trio.control.served_model import ServedModel
     from pie_trio.control.tenants import Tenant
     from pie_trio.engine_api import RequestResult, SamplerSpec
@@ -237,7 +237,7 @@ class DecodeStream(Command):
         return ForwardRequest(
             request.token_ids,
             request.positions,
-            pool.physical[request.page_ids],
+            pool.physical.take(request.page_ids),
             request.kv_len,
             request.mask,
             request.outputs,
@@ -313,11 +313,11 @@ class DecodeStream(Command):
             before.adapter,
         )
 
-    def _enter_page(self, page_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    def _enter_page(self, page_ids: PageIds) -> PageIds:
         self._owner.model.batcher.release_pages(self, (self._page,))
         page = self._page = self._rest[self._next_page]
         self._next_page += 1
-        page_ids = np.append(page_ids, np.int32(page))
+        page_ids = np.append(page_ids, page)
         pool = self._owner.model.pool
         # From now on it has to be on the device, but for one of which there is nothing to copy.
         if not self._is_shared(page_ids) or (pool.positions[page] >= 0).any():
@@ -331,11 +331,11 @@ class DecodeStream(Command):
         self._ahead.discard(page)
         if page not in self.pages:
             assert is_ahead, "what is used is pinned"
-            self.pages = np.append(self.pages, np.int32(page))
+            self.pages = np.append(self.pages, page)
         elif is_ahead:  # it was pinned twice: it is the source of a copy, or read too
             self._owner.model.pool.unpin(_as_pages([page]))
 
-    def _is_shared(self, page_ids: NDArray[np.int32]) -> bool:
+    def _is_shared(self, page_ids: PageIds) -> bool:
         """Say whether somebody else sees the last page, or the stream itself sees it earlier."""
         page, last = self._page, len(page_ids) - 1
         num_owners = self._owner.model.pool.num_owners(page)
@@ -351,7 +351,7 @@ class DecodeStream(Command):
         except UnknownHandleError:
             return False
 
-    def _take_copy(self, page_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    def _take_copy(self, page_ids: PageIds) -> PageIds:
         """Let a page of the stream's own take the place of the last one, which is shared."""
         pool, table = self._owner.model.pool, self._owner.table
         old, handle = self._page, self._handles[len(page_ids) - 1]
@@ -552,5 +552,5 @@ def _check(wanted: StreamRequest, kv_len: int, page_size: int) -> None:
             )
 
 
-def _as_pages(pages: Sequence[int] | set[int]) -> NDArray[np.int32]:
-    return np.fromiter(pages, np.int32, len(pages))
+def _as_pages(pages: Sequence[int] | set[int]) -> PageIds:
+    return np.fromiter(pages, np.intp, len(pages))

@@ -115,7 +115,10 @@ def build_metadata(batch: Batch, page_size: int) -> BatchMetadata:
     page_counts = [-(-kv_len // page_size) for kv_len in kv_lens]
     page_starts = [0, *accumulate(page_counts)]
     page_ids = concatenate(
-        [f.page_ids[:n] for f, n in zip(forwards, page_counts, strict=True)]
+        [
+            f.page_ids[:n].astype(np.int32, copy=False)
+            for f, n in zip(forwards, page_counts, strict=True)
+        ]
     )
     page_indptr = np.array(page_starts, np.int32)
     token_ids = concatenate([f.token_ids for f in forwards])

@@ -82,7 +82,7 @@ def test_a_forward_writes_the_pages_of_its_tokens_and_reads_those_before(
     world.plan(wanted(6, pages=[10, 11]))
     plan = world.plan(wanted(5, pages=[10, 11, 12, 13], start=6))
     assert plan.request.page_ids.tolist() == pages[:3], "the last one is not needed"
-    assert plan.request.page_ids.dtype == np.int32
+    assert plan.request.page_ids.dtype == np.intp
     assert plan.request.kv_len == 11
     assert plan.request.mask is None
     assert plan.writes == pages[1:3]

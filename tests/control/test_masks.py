@@ -45,7 +45,7 @@ def test_a_token_sees_the_written_slots_with_a_position_up_to_its_own(
     slots = [*earlier, *positions]
     expected = naive_mask(slots, positions)
     causal = np.tri(len(positions), len(slots), len(earlier), dtype=np.bool_).tolist()
-    found = infer_mask(np.array(slots, np.int32), np.array(positions, np.int32))
+    found = infer_mask(np.array(earlier, np.int32), np.array(positions, np.int32))
     assert (found is None) == (expected == causal)
     if found is not None:
         assert found.dtype == np.bool_
@@ -62,9 +62,9 @@ def test_masked_slots_are_hidden_and_new_tokens_never_are(
 ) -> None:
     size = len(earlier) + len(positions)
     hidden = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
-    slots = np.array([*earlier, *positions], np.int32)
-    plain = infer_mask(slots, np.array(positions, np.int32))
-    found = infer_mask(slots, np.array(positions, np.int32), np.array(hidden, np.bool_))
+    before, new = np.array(earlier, np.int32), np.array(positions, np.int32)
+    plain = infer_mask(before, new)
+    found = infer_mask(before, new, np.array(hidden, np.bool_))
     if not any(hidden[: len(earlier)]):
         assert (found is None) == (plain is None)
         return

@@ -93,7 +93,7 @@ def copy_kvpage(
         session.queues.get(queue),
         Kind.COPY,
         writes=(new,),
-        pages=np.array(sorted(pages), np.int32),
+        pages=np.array(sorted(pages), np.intp),
         copies=tuple(copies),
     )
 

@@ -12,10 +12,8 @@ from pie_trio.errors import LimitError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pie_trio.application.host.session import Session
+    from pie_trio.control.pages import PageIds
     from pie_trio.control.queues import CommandQueue
     from pie_trio.control.quotas import Share
     from pie_trio.engine_api import (
@@ -94,7 +92,7 @@ def submit(
     kind: Kind,
     *,
     writes: Iterable[int],
-    pages: NDArray[np.int32] = NO_PAGES,
+    pages: PageIds = NO_PAGES,
     forward: ForwardRequest | None = None,
     project: ProjectRequest | None = None,
     copies: tuple[PageCopy, ...] = (),
