@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.cli.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT_SECONDS = 200
@@ -37,24 +39,41 @@ def random_model(
     return write_llama_directory(tmp_path_factory.mktemp("model") / "random")
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Generator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def pie() -> Pie:
+def pie(fork_server: ForkServer) -> Pie:
     """Runs ``pie`` with arguments in a process of its own."""
 
     def run(*arguments: object, **environment: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "pie_trio", *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, "PIE_MODEL": "", **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_SECONDS,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        words = [*map(str, arguments)]
+        env = {**os.environ, "PIE_MODEL": "", **environment}
+        if any(name.startswith("PYTHON") for name in environment):
+            return run_from_the_start(words, env)
+        code, out, err = fork_server.run(words, env, timeout=LIMIT_SECONDS)
+        return Done(code, out.decode(), err.decode())
 
     return run
+
+
+def run_from_the_start(arguments: list[str], environment: dict[str, str]) -> Done:
+    """Run ``pie`` in a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pie_trio", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture

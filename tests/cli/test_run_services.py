@@ -90,10 +90,10 @@ def test_ctrl_c_ends_a_program_that_waits_for_a_line(
         assert process.stderr is not None
         os.write(writer, b"typed\n")
         lines = [process.stderr.readline() for _ in range(3)]
-        assert lines == ["[info] here\n", "typed\n", "[info] there\n"]
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(LIMIT_SECONDS) == 130, rest
+        assert lines == ["[info] here\n", "typed\n", "[info] there\n"]
     assert "Traceback" not in rest
     os.close(reader)
     os.close(writer)
