@@ -6,6 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from inferlet_py._checkpoints import (
@@ -37,6 +38,27 @@ class ClosedResourceError(Exception):
     """This end of the channel was closed by the program itself."""
 
 
+@dataclass(frozen=True)
+class MemoryChannelStatistics:
+    """The state of a memory channel.
+
+    Attributes:
+        current_buffer_used: Values inside.
+        max_buffer_size: How many there may be.
+        open_send_channels: Senders that are not closed.
+        open_receive_channels: Receivers that are not closed.
+        tasks_waiting_send: Tasks that wait for room.
+        tasks_waiting_receive: Tasks that wait for a value.
+    """
+
+    current_buffer_used: int
+    max_buffer_size: float
+    open_send_channels: int
+    open_receive_channels: int
+    tasks_waiting_send: int
+    tasks_waiting_receive: int
+
+
 class _Channel(Generic[T]):
     """What the ends of a channel share."""
 
@@ -49,9 +71,23 @@ class _Channel(Generic[T]):
         self.senders: dict[Task, tuple[MemorySendChannel[T], T]] = {}
         self.receivers: dict[Task, MemoryReceiveChannel[T]] = {}
 
+    def statistics(self) -> MemoryChannelStatistics:
+        return MemoryChannelStatistics(
+            len(self.buffer),
+            self.max_buffer_size,
+            self.num_open_senders,
+            self.num_open_receivers,
+            len(self.senders),
+            len(self.receivers),
+        )
+
 
 class _ChannelEnd(ABC):
-    """What both ends of a channel do to be closed."""
+    """What both ends of a channel have in common."""
+
+    @abstractmethod
+    def statistics(self) -> MemoryChannelStatistics:
+        """Return the state of the channel, for people who debug."""
 
     @abstractmethod
     def close(self) -> None:
@@ -92,6 +128,10 @@ class MemorySendChannel(_ChannelEnd, Generic[T_contra]):
         self._channel = channel
         self._is_closed = False
         channel.num_open_senders += 1
+
+    def statistics(self) -> MemoryChannelStatistics:
+        """Return the state of the channel, for people who debug."""
+        return self._channel.statistics()
 
     def send_nowait(self, value: T_contra) -> None:
         """Send a value.
@@ -164,6 +204,10 @@ class MemoryReceiveChannel(_ChannelEnd, Generic[T_co]):
         self._channel = channel
         self._is_closed = False
         channel.num_open_receivers += 1
+
+    def statistics(self) -> MemoryChannelStatistics:
+        """Return the state of the channel, for people who debug."""
+        return self._channel.statistics()
 
     def receive_nowait(self) -> T_co:
         """Return the next value.

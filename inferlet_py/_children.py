@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from inferlet_py._checkpoints import checkpoint_if_cancelled
 from inferlet_py._errors import NotFoundError
 from inferlet_py._host import ChildOutcome, get_host
 from inferlet_py._messages import MessageIterator, check_message
+from inferlet_py._numbers import Numbers
 from inferlet_py._nursery import open_nursery
 from inferlet_py._scopes import CancelScope, reraise
 from inferlet_py._sync import Event
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Child", "ChildFailedError", "spawn"]
 
-_numbers = itertools.count(1)
+_numbers = Numbers()
 
 
 class ChildFailedError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from inferlet_py._checks import check_int, check_tokens
 from inferlet_py._distribution import Distribution
@@ -11,6 +11,7 @@ from inferlet_py._flushes import Flush
 from inferlet_py._generation import Generation, GenerationSource
 from inferlet_py._host import OutputValues, SamplerValues, get_host
 from inferlet_py._models import Model, get_model
+from inferlet_py._processors import Grammar, Processor, choose_constraint
 from inferlet_py._sampling import Sampler
 from inferlet_py._sharing import (
     export_prefix,
@@ -23,7 +24,7 @@ from inferlet_py._streams import HostStream
 from inferlet_py._tasks import wait_to_take
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     from inferlet_py._generation import StreamOptions
@@ -48,6 +49,8 @@ class Context:
 
     Attributes:
         token_ids: Everything in the context, pending tokens included.
+        processor: Of the generation that is going on, and stands at the end of the context. A
+            fork has one of its own, to be handed to its ``generate``; the fork closes it.
     """
 
     def __init__(self, model: str = "") -> None:
@@ -59,6 +62,8 @@ class Context:
         self._hidden: frozenset[int] = frozenset()
         self._stream: HostStream | None = None
         self._ahead: list[int] = []  # pages after the others, for the stream
+        self.processor: Processor | None = None
+        self._forked_processor: Processor | None = None
         self._is_closed = False
 
     def __enter__(self) -> Context:
@@ -103,6 +108,8 @@ class Context:
         self._is_closed = True
         self._end_stream()
         self._release_flushes()
+        if self._forked_processor is not None:
+            self._forked_processor.close()
         if self._pages:
             get_host().dealloc_kvpage(self._model.queue, self._pages)
         self._pages = []
@@ -164,16 +171,23 @@ class Context:
         result = await self._run(None, top)
         return Distribution(result.top_ids, result.top_probs)
 
-    async def sample(self, sampler: Sampler) -> int:
+    async def sample(
+        self, sampler: Sampler, *, processor: Processor | None = None
+    ) -> int:
         """Run the model on the pending tokens and return the next one, which is not appended.
 
         If none is pending, the last token is run again. A sampler without a seed draws
         anew at each call.
 
+        Args:
+            sampler: How to choose it.
+            processor: What the logits go through before. It is not told of the token: call
+                its ``accept`` for one that is taken.
+
         Raises:
             ValueError: The context is empty.
         """
-        return (await self._run(sampler.values(), 0)).tokens[0]
+        return (await self._run(sampler.values(processor), 0)).tokens[0]
 
     def generate(
         self,
@@ -184,6 +198,10 @@ class Context:
         stop_tokens: Sequence[int] | None = None,
         logprobs: bool = False,
         stepwise: bool = False,
+        json_schema: Mapping[str, Any] | bool | str | type | None = None,
+        regex: str | None = None,
+        grammar: Grammar | None = None,
+        processor: Processor | None = None,
     ) -> Generation:
         """Let the model go on: iterate over the chunks, or await ``text()`` or ``tokens()``.
 
@@ -199,9 +217,16 @@ class Context:
             logprobs: Return the log-probabilities of the tokens too.
             stepwise: Sample each token by a call of its own. The tokens are the same, one a
                 chunk.
+            json_schema: The text is JSON that fits this schema, or a type, as a dataclass.
+            regex: The text matches this regular expression as a whole.
+            grammar: The text matches this. One that is cut off by ``max_tokens`` is only the
+                beginning of what matches; ``finish_reason`` tells.
+            processor: Changes the logits: penalties, a bias, a grammar. It is told what comes
+                into the context, and stays open. One of these four may be given.
 
         Raises:
-            BadArgumentError: ``max_tokens`` is negative, or no int.
+            BadArgumentError: ``max_tokens`` is negative, or no int; or more than one of the
+                last four is given.
         """
         check_int("max_tokens", max_tokens)
         self._check_open()
@@ -215,6 +240,8 @@ class Context:
                 self._read_stream,
                 self._accept,
                 self._end_stream,
+                self._begin_processing,
+                self._end_processing,
             ),
             max_tokens=max_tokens,
             sampler=sampler or Sampler(temperature=0.0),
@@ -224,6 +251,7 @@ class Context:
             else stop_tokens,
             logprobs=logprobs,
             stepwise=stepwise,
+            constraint=choose_constraint(processor, grammar, regex, json_schema),
         )
 
     def fork(self) -> Context:
@@ -244,6 +272,8 @@ class Context:
         get_host().fork_kvpage(self._model.queue, used, numbers)
         child._pages = numbers
         child._flushes = [flush.share() for flush in self._flushes]
+        if self.processor is not None and self.processor.is_open:
+            child.processor = child._forked_processor = self.processor.fork()
         return child
 
     def mask(self, start: int, end: int, *, hidden: bool = True) -> None:
@@ -465,6 +495,13 @@ class Context:
         if missing > 0:
             self._pages += self._ahead[:missing]
             del self._ahead[:missing]
+
+    def _begin_processing(self, processor: Processor) -> None:
+        self.processor = processor
+
+    def _end_processing(self, processor: Processor) -> None:
+        if self.processor is processor:
+            self.processor = None
 
     def _end_stream(self) -> None:
         """End the stream over the context, if there is one."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 __all__ = [
     "BadArgumentError",
+    "BusyError",
     "CommandCancelledError",
     "EngineFailedError",
     "FailedError",
@@ -54,6 +55,12 @@ class LimitError(HostError):
     """The inferlet reached one of its limits."""
 
     code = "limit-exceeded"
+
+
+class BusyError(HostError):
+    """Commands on their way use what the call would change: await them first."""
+
+    code = "busy"
 
 
 class OutOfEmbedsError(HostError):
@@ -112,6 +119,7 @@ _BY_CODE: dict[str, type[HostError]] = {
         OutOfPagesError,
         OutOfEmbedsError,
         LimitError,
+        BusyError,
         UnsupportedError,
         ForbiddenError,
         NotFoundError,

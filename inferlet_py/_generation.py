@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
+from inferlet_py._errors import BadArgumentError, BusyError
+from inferlet_py._processors import Grammar, Processor
 from inferlet_py._text import StopStrings, TextDecoder
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ class GenerationSource:
         read_stream: Waits for what it has sampled; None if another is to be opened.
         accept: Appends tokens that were read, with the number of slots that are written.
         end_stream: Ends the stream over the context.
+        begin_processing: Notes the processor of a generation that goes on.
+        end_processing: Notes that the generation with this processor has ended.
     """
 
     model: Model
@@ -84,6 +88,8 @@ class GenerationSource:
     read_stream: Callable[[HostStream], Awaitable[ChunkValues | None]]
     accept: Callable[[Sequence[int], int], None]
     end_stream: Callable[[], None]
+    begin_processing: Callable[[Processor], None]
+    end_processing: Callable[[Processor], None]
 
 
 class Generation:
@@ -107,6 +113,7 @@ class Generation:
         stop_tokens: Sequence[int],
         logprobs: bool = False,
         stepwise: bool = False,
+        constraint: Processor | Grammar | None = None,
     ) -> None:
         self._stream: HostStream | None = None
         self.token_ids: list[int] = []
@@ -114,6 +121,8 @@ class Generation:
         self._source = source
         self._max_tokens = max_tokens
         self._sampler = sampler.values()
+        self._constraint = constraint
+        self._processor: Processor | None = None
         self._stop = [string for string in stop if string]
         self._stop_tokens = frozenset(stop_tokens)
         self._logprobs, self._stepwise = logprobs, stepwise
@@ -130,22 +139,27 @@ class Generation:
         return self
 
     def __del__(self) -> None:
-        """End the stream of a loop that was left."""
-        if self._stream is not None and self._stream.is_open:
-            with contextlib.suppress(Exception):  # the host may be gone
+        """End the stream of a loop that was left, and give back what was made for it."""
+        with contextlib.suppress(Exception):  # the host may be gone
+            if self._stream is not None and self._stream.is_open:
                 self._source.end_stream()
+            self._leave_processor()
 
     async def __anext__(self) -> Chunk:
         if self.finish_reason is not None:
             raise StopAsyncIteration
         if len(self.token_ids) >= self._max_tokens:
             self.finish_reason = "length"
+            self._leave_processor()
             return self._make_chunk("", (), ())
-        if self._stepwise:
-            return await self._step()
+        if self._constraint is not None and self._processor is None:
+            await self._enter_processor(self._constraint)
         while True:
-            chunk = await self._read()
-            if chunk.text or chunk.token_ids or self.finish_reason is not None:
+            chunk = await (self._step() if self._stepwise else self._read())
+            if self._has_finished():
+                self._leave_processor()
+                return chunk
+            if chunk.text or chunk.token_ids:
                 return chunk
 
     async def text(self) -> str:
@@ -166,14 +180,20 @@ class Generation:
             return self._end("stop", "", (), ())
         self._source.append([token_id])
         logprobs = () if result.extras is None else result.extras.logprobs
-        return self._add([token_id], logprobs, None)
+        finish = "grammar" if self._tell_processor([token_id]) else None
+        return self._add([token_id], logprobs, finish)
 
     async def _read(self) -> Chunk:
         stream = self._stream
         if stream is None or not stream.is_open:
             if self.token_ids:
                 self._decode_here()  # what the stream before held back is lost
-            stream = self._stream = self._source.open_stream(self._options())
+            try:
+                stream = self._stream = self._source.open_stream(self._options())
+            except BusyError:
+                # Of a step that was cancelled: another one waits for that.
+                self._decode_here()
+                return await self._step()
         values = await self._source.read_stream(stream)
         if values is None:
             return Chunk("", ())
@@ -188,9 +208,48 @@ class Generation:
             count = len(chunk.token_ids)
             has_found = self.finish_reason is not None
         self._source.accept(token_ids[:count], num_written)
+        self._tell_processor(token_ids[:count])
         if finish is not None or has_found:
             self._source.end_stream()
         return chunk
+
+    def _has_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    async def _enter_processor(self, constraint: Processor | Grammar) -> None:
+        processor = constraint
+        if isinstance(processor, Grammar):
+            model = self._source.model.name
+            processor = await Processor.create(grammar=processor, model=model)
+        self._processor = processor
+        *plain, _, filters = self._sampler
+        self._sampler = cast("SamplerValues", (*plain, processor.number, filters))
+        self._source.begin_processing(processor)
+
+    def _tell_processor(self, token_ids: Sequence[int]) -> bool:
+        """Tell it what has come into the context; say whether only the end can follow.
+
+        Raises:
+            BadArgumentError: It does not stand where the generation is.
+        """
+        processor = self._processor
+        if processor is None:
+            return False
+        if processor.accept(token_ids) < len(token_ids):
+            raise BadArgumentError(
+                "the processor does not stand where the generation is: while that goes on, "
+                "let nobody else call its accept() and rollback()"
+            )
+        return self._stepwise and processor.has_ended
+
+    def _leave_processor(self) -> None:
+        """Close the processor if it was made for the generation."""
+        processor, self._processor = self._processor, None
+        if processor is not None:
+            self._source.end_processing(processor)
+            if processor is not self._constraint:
+                processor.close()
+        self._constraint = None
 
     def _options(self) -> StreamOptions:
         left = self._max_tokens - len(self.token_ids)
@@ -231,7 +290,7 @@ class Generation:
             if is_stopped:
                 self.finish_reason = "stop"
                 return self._make_chunk("".join(texts), token_ids[:count], logprobs)
-        if finish == "stop-token":
+        if finish in ("stop-token", "grammar"):
             return self._end("stop", "".join(texts), token_ids, logprobs)
         if len(self.token_ids) >= self._max_tokens:
             return self._end("length", "".join(texts), token_ids, logprobs)

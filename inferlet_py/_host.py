@@ -22,6 +22,7 @@ from inferlet_py._host_forward import (
     INPUT_IMAGE,
     INPUT_TEXT,
     OUTPUT_TEXT,
+    FilterValues,
     ForwardHost,
     InputImageHost,
     InputTextHost,
@@ -58,7 +59,7 @@ from inferlet_py._host_processors import (
 from inferlet_py._host_queues import QUEUES, QueuesHost
 from inferlet_py._host_runtime import RUNTIME, RuntimeHost
 from inferlet_py._host_tickets import TICKETS, TicketsHost
-from inferlet_py._host_tokenize import TOKENIZE, TokenizeHost
+from inferlet_py._host_tokenize import TOKENIZE, ChatValues, TokenizeHost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,9 +67,11 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERFACES",
     "BroadcastMessage",
+    "ChatValues",
     "ChildOutcome",
     "ChunkValues",
     "ExportInfo",
+    "FilterValues",
     "Host",
     "Message",
     "ModelInfo",

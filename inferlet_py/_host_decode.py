@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inferlet_py._binding import HostInterface
+from inferlet_py._host_forward import make_sampler
 
 if TYPE_CHECKING:
     from inferlet_py._binding import Adapters
@@ -54,7 +55,7 @@ def _adapt(decode: Any) -> Adapters:
             request.positions,
             request.pages,
             request.start,
-            decode.forward.Sampler(*request.sampler),
+            make_sampler(decode.forward, request.sampler),
             request.max_tokens,
             request.stop_tokens,
             request.stop_texts,
@@ -73,7 +74,7 @@ def _adapt(decode: Any) -> Adapters:
     def fork_stream(
         source: int, target: int, pages: list[int], sampler: SamplerValues
     ) -> int:
-        made = decode.forward.Sampler(*sampler)
+        made = make_sampler(decode.forward, sampler)
         ticket: int = decode.fork_stream(source, target, pages, made)
         return ticket
 

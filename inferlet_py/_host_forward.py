@@ -19,6 +19,7 @@ __all__ = [
     "INPUT_TEXT",
     "OUTPUT_TEXT",
     "ExtraResults",
+    "FilterValues",
     "ForwardHost",
     "InputImageHost",
     "InputTextHost",
@@ -26,10 +27,14 @@ __all__ = [
     "OutputTextHost",
     "OutputValues",
     "SamplerValues",
+    "make_sampler",
 ]
 
-SamplerValues = tuple[float, int, float, float, int, int]
-"""Temperature, top-k, top-p, min-p, seed, processor: the WIT record ``sampler``."""
+FilterValues = tuple[float, float, float, float, float]
+"""Typical-p, epsilon and eta cutoff, XTC's threshold and probability: the WIT record ``filters``."""
+
+SamplerValues = tuple[float, int, float, float, int, int, FilterValues | None]
+"""Temperature, top-k, top-p, min-p, seed, processor, filters: the WIT record ``sampler``."""
 
 EXTRAS = ("logprobs", "entropy", "logits", "hidden")
 
@@ -133,12 +138,19 @@ class OutputTextHost(Protocol):
     ) -> int: ...
 
 
+def make_sampler(forward: Any, values: SamplerValues) -> Any:
+    """Return the WIT record ``sampler``; ``forward`` is the module of that interface."""
+    *plain, filters = values
+    made = None if filters is None else forward.Filters(*filters)
+    return forward.Sampler(*plain, made)
+
+
 def _make_outputs(forward: Any, outputs: Sequence[OutputValues]) -> list[Any]:
     nothing = forward.Extras(0)
     return [
         forward.Output(
             output.rows,
-            None if output.sampler is None else forward.Sampler(*output.sampler),
+            None if output.sampler is None else make_sampler(forward, output.sampler),
             output.top,
             _make_extras(forward, output.extras) if output.extras else nothing,
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HTTP",
     "STORE",
+    "HeadValues",
     "HttpHost",
     "RequestValues",
     "ResponseValues",
@@ -57,6 +58,15 @@ class ResponseValues:
     url: str
 
 
+@dataclass(frozen=True)
+class HeadValues:
+    """An answer without its body; see ``http.wit``."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    url: str
+
+
 class HttpHost(Protocol):
     """Requests to other servers; see ``http.wit``."""
 
@@ -64,6 +74,11 @@ class HttpHost(Protocol):
     def http_get(self, url: str) -> int: ...
     def http_post(self, url: str, content_type: str, body: bytes) -> int: ...
     def take_response(self, ticket: int) -> ResponseValues: ...
+    def open_http(self, body: int, request: RequestValues) -> int: ...
+    def take_head(self, ticket: int) -> HeadValues: ...
+    def read_body(self, body: int) -> int: ...
+    def take_body(self, ticket: int) -> bytes | None: ...
+    def close_body(self, body: int) -> None: ...
 
 
 def _adapt_store(store: Any) -> Adapters:
@@ -75,8 +90,8 @@ def _adapt_store(store: Any) -> Adapters:
 
 
 def _adapt_http(http: Any) -> Adapters:
-    def http_request(request: RequestValues) -> int:
-        made = http.HttpRequestData(
+    def make(request: RequestValues) -> Any:
+        return http.HttpRequestData(
             request.method,
             request.url,
             list(request.headers),
@@ -84,15 +99,36 @@ def _adapt_http(http: Any) -> Adapters:
             request.timeout,
             request.follow_redirects,
         )
-        ticket: int = http.http_request(made)
+
+    def http_request(request: RequestValues) -> int:
+        ticket: int = http.http_request(make(request))
         return ticket
+
+    def open_http(body: int, request: RequestValues) -> int:
+        ticket: int = http.open_http(body, make(request))
+        return ticket
+
+    def take_head(ticket: int) -> HeadValues:
+        found = http.take_head(ticket)
+        headers = tuple((name, value) for name, value in found.headers)
+        return HeadValues(found.status, headers, found.url)
+
+    def take_body(ticket: int) -> bytes | None:
+        data = http.take_body(ticket)
+        return None if data is None else bytes(data)
 
     def take_response(ticket: int) -> ResponseValues:
         found = http.take_response(ticket)
         headers = tuple((name, value) for name, value in found.headers)
         return ResponseValues(found.status, headers, bytes(found.body), found.url)
 
-    return {"http_request": http_request, "take_response": take_response}
+    return {
+        "http_request": http_request,
+        "take_response": take_response,
+        "open_http": open_http,
+        "take_head": take_head,
+        "take_body": take_body,
+    }
 
 
 STORE = HostInterface("store", StoreHost, _adapt_store)

@@ -14,9 +14,17 @@ from inferlet_py._tasks import wait_ticket
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["HttpResponse", "http_get", "http_post", "http_request"]
+__all__ = [
+    "NOTHING",
+    "HttpResponse",
+    "http_get",
+    "http_post",
+    "http_request",
+    "make_request",
+]
 
-_NOTHING: Final = object()
+NOTHING: Final = object()
+"""No JSON was given, not even ``null``."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ async def http_request(
     *,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     body: str | bytes = b"",
-    json: Any = _NOTHING,
+    json: Any = NOTHING,
     follow_redirects: bool = True,
 ) -> HttpResponse:
     """Make a request and return the answer, whatever its status.
@@ -102,21 +110,37 @@ async def http_request(
         LimitError: The request or its answer is too large.
     """
     await checkpoint_if_cancelled()
+    host = get_host()
+    ticket = host.http_request(
+        make_request(method, url, headers, body, json, follow_redirects)
+    )
+    await wait_ticket(ticket)
+    found = host.take_response(ticket)
+    return HttpResponse(found.status, found.headers, found.body, found.url)
+
+
+def make_request(
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    body: str | bytes,
+    json: Any,
+    follow_redirects: bool,
+) -> RequestValues:
+    """Return a request as the host takes it; ``json`` is ``NOTHING`` where there is none.
+
+    Raises:
+        TypeError: It has a body and JSON.
+    """
     pairs = list(_pairs(headers))
     data = body.encode() if isinstance(body, str) else bytes(body)
-    if json is not _NOTHING:
+    if json is not NOTHING:
         if data:
             raise TypeError("a request has a body or json, not both")
         data = json_module.dumps(json, ensure_ascii=False).encode()
         if not any(name.lower() == "content-type" for name, _ in pairs):
             pairs.append(("content-type", "application/json"))
-    host = get_host()
-    ticket = host.http_request(
-        RequestValues(method.upper(), url, pairs, data, None, follow_redirects)
-    )
-    await wait_ticket(ticket)
-    found = host.take_response(ticket)
-    return HttpResponse(found.status, found.headers, found.body, found.url)
+    return RequestValues(method.upper(), url, pairs, data, None, follow_redirects)
 
 
 def _pairs(
@@ -143,7 +167,7 @@ async def http_post(
     url: str,
     body: str | bytes = b"",
     *,
-    json: Any = _NOTHING,
+    json: Any = NOTHING,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     follow_redirects: bool = True,
 ) -> HttpResponse:

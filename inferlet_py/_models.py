@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from inferlet_py._checks import check_tokens
-from inferlet_py._host import ModelInfo, get_host
+from inferlet_py._host import ChatValues, ModelInfo, get_host
+from inferlet_py._numbers import Numbers, start_anew
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "Model",
@@ -51,6 +53,44 @@ class Model:
         checked = check_tokens(token_ids, self.info.vocab_size)
         return get_host().detokenize(self.name, checked)
 
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str = "",
+        **variables: Any,
+    ) -> str:
+        """Return the text of a chat, as the chat template that the model came with has it.
+
+        Tokenize it without the model's own prefix, which the template has written: as
+        ``Model.tokenize`` does, or ``Context.append``.
+
+        Args:
+            messages: Objects with ``role`` and ``content``.
+            tools: As OpenAI's interface has them.
+            add_generation_prompt: End with what begins the assistant's turn.
+            template: Name of one of the model's templates, where it has several.
+            variables: What else the template reads, as ``enable_thinking``.
+
+        Raises:
+            BadArgumentError: The template refused the chat: the message has its words.
+            UnsupportedError: The model came without a chat template.
+            NotFoundError: It has no template of that name.
+            LimitError: The chat is too long, or its template takes too long.
+        """
+        return get_host().render_chat(
+            self.name,
+            ChatValues(
+                json.dumps(messages),
+                "" if tools is None else json.dumps(tools),
+                json.dumps(variables) if variables else "",
+                template,
+                add_generation_prompt,
+            ),
+        )
+
     def vocabulary(self) -> list[bytes]:
         """Return the bytes of every token, by id."""
         return list(get_host().get_vocabs(self.name))
@@ -71,7 +111,7 @@ class Model:
 
 
 _models: dict[str, Model] = {}
-_queue_numbers = itertools.count(1)
+_queue_numbers = Numbers()
 
 
 def get_model(name: str = "") -> Model:
@@ -94,6 +134,7 @@ def get_model(name: str = "") -> Model:
 def forget_models() -> None:
     """Start anew with another host; for runs that share an interpreter."""
     _models.clear()
+    start_anew()
 
 
 def available_traits(model: str = "") -> list[str]:

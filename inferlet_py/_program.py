@@ -189,7 +189,8 @@ def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Fai
 def _hint(error: BaseException) -> str:
     """Return what an author may do about an import that only the sandbox refuses."""
     platform: str = sys.platform  # a type checker would take it for a constant
-    if platform != "wasi" or not isinstance(error, ModuleNotFoundError):
+    is_of_sandbox = platform == "wasi" or hasattr(error, "is_of_sandbox")
+    if not is_of_sandbox or not isinstance(error, ModuleNotFoundError):
         return ""
     if (error.name or "").partition(".")[0] in ("asyncio", "trio", "anyio"):
         return (

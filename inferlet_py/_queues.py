@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from inferlet_py._host import OutputResult
+    from inferlet_py._processors import Processor
     from inferlet_py._sampling import Sampler
 
 __all__ = ["Command", "Embed", "KvPage", "Output", "Outputs", "Queue"]
@@ -142,6 +143,8 @@ class Output:
     Attributes:
         rows: Which, ascending, counted from 0; None for the last one alone.
         sampler: Sample a token for each.
+        processor: What the logits go through before a token is sampled; of one row alone. It
+            is not told of the token.
         top: So many of the most likely tokens for each.
         logprobs: The log-probability of each sampled token.
         entropy: Of the distribution at temperature 1, in nats.
@@ -156,6 +159,7 @@ class Output:
     entropy: bool = False
     logits: bool = False
     hidden: bool = False
+    processor: Processor | None = None
 
     def values(self, num_tokens: int) -> OutputValues:
         """Return what the host takes."""
@@ -169,7 +173,12 @@ class Output:
             "logits": self.logits,
             "hidden": self.hidden,
         }
-        sampler = None if self.sampler is None else self.sampler.values()
+        if self.processor is not None and (self.sampler is None or len(rows) != 1):
+            raise BadArgumentError(
+                f"an output with a processor has a sampler and one row, got {len(rows)} rows "
+                f"and {self.sampler}: a processor stands in one place of a sequence"
+            )
+        sampler = None if self.sampler is None else self.sampler.values(self.processor)
         extras = tuple(name for name, is_wanted in wanted.items() if is_wanted)
         return OutputValues(rows, sampler, self.top, extras)
 

@@ -46,8 +46,7 @@ class CancelScope:
         shield: bool = False,
     ) -> None:
         _check_deadline(deadline)
-        if math.isnan(relative_deadline) or relative_deadline < 0:
-            raise ValueError(f"a timeout must be >= 0 seconds, not {relative_deadline}")
+        _check_timeout(relative_deadline)
         if deadline != math.inf and relative_deadline != math.inf:
             raise ValueError("give either deadline or relative_deadline, not both")
         self.cancelled_caught = False
@@ -154,6 +153,38 @@ class CancelScope:
         self._update_deadline()
 
     @property
+    def relative_deadline(self) -> float:
+        """Seconds until the scope is cancelled; can be set, which counts from now.
+
+        Before the scope is entered they count from then.
+
+        Raises:
+            RuntimeError: The scope is not entered, and has an absolute deadline.
+        """
+        if self._scheduler is not None:
+            return self._deadline - self._scheduler.now()
+        if self._has_been_entered:
+            return self._deadline - current_task().scheduler.now()
+        self._check_may_be_relative()
+        return self._relative_deadline
+
+    @relative_deadline.setter
+    def relative_deadline(self, seconds: float) -> None:
+        _check_timeout(seconds)
+        if self._has_been_entered:
+            scheduler = self._scheduler or current_task().scheduler
+            self._deadline = scheduler.now() + seconds
+            self._update_deadline()
+        else:
+            self._check_may_be_relative()
+            self._relative_deadline = seconds
+
+    @property
+    def is_relative(self) -> bool | None:
+        """Whether the deadline counts from when the scope is entered; None after that."""
+        return None if self._has_been_entered else self._relative_deadline != math.inf
+
+    @property
     def shield(self) -> bool:
         """Whether the cancellation of scopes around this one is hidden; can be set."""
         return self._shield
@@ -167,6 +198,13 @@ class CancelScope:
     def _check_is_absolute(self) -> None:
         if not self._has_been_entered and self._relative_deadline != math.inf:
             raise RuntimeError("the deadline of a timeout is known once it is entered")
+
+    def _check_may_be_relative(self) -> None:
+        if self._deadline != math.inf:
+            raise RuntimeError(
+                "a scope that is not entered yet, with an absolute deadline, has no "
+                "relative one: use deadline"
+            )
 
     def _update_deadline(self) -> None:
         if self._scheduler is None:
@@ -188,6 +226,11 @@ def current_effective_deadline() -> float:
 def _check_deadline(deadline: float) -> None:
     if math.isnan(deadline):
         raise ValueError("a deadline must be a time in seconds, not NaN")
+
+
+def _check_timeout(seconds: float) -> None:
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"a timeout must be >= 0 seconds, not {seconds}")
 
 
 def _misnested(problem: str, error: BaseException | None) -> RuntimeError:

@@ -1,7 +1,7 @@
 """The signature is the interface: arguments checked and converted from it, and described.
 
-Arguments arrive as JSON, so each parameter needs a type that JSON can carry: str, int, float,
-bool, None, Literal, Optional and other unions of these, list and dict with str keys.
+Arguments arrive as JSON, and the result leaves as JSON, so each parameter and the result need a type
+that JSON can carry; ``_typed`` knows them.
 """
 
 from __future__ import annotations
@@ -9,37 +9,35 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import types
 import typing
-from typing import Any, Literal, Union, cast
+from typing import Any
+
+from inferlet_py._typed import (
+    MismatchError,
+    SignatureError,
+    describe_parameters,
+    fit,
+    name_of,
+    schema_of,
+    to_plain,
+)
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Signature", "SignatureError", "WrongArgumentError"]
-
-
-class SignatureError(TypeError):
-    """A parameter has no type, or one that JSON cannot carry."""
+__all__ = ["Signature", "SignatureError", "WrongArgumentError", "WrongResultError"]
 
 
 class WrongArgumentError(ValueError):
     """An argument is missing, unknown, or of another type than its parameter."""
 
 
-_NAMES = {str: "str", int: "int", float: "float", bool: "bool", type(None): "None"}
-_SCHEMAS: dict[Any, dict[str, Any]] = {
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    type(None): {"type": "null"},
-    Any: {},
-}
+class WrongResultError(TypeError):
+    """What a program returned is of another type than its signature says."""
 
 
 class Signature:
-    """What a program may be called with.
+    """What a program may be called with, and what it returns.
 
     Raises:
         SignatureError: A parameter has no type, or is ``*args`` or ``**kwargs``.
@@ -64,18 +62,14 @@ class Signature:
             zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
         )
         self._defaults.update(function.__kwdefaults__ or {})
-        hints = function.__annotations__
-        if any(isinstance(hint, str) for hint in hints.values()):
-            hints = typing.get_type_hints(function)
+        hints = _find_hints(function)
         for name in self._names:
             if name not in hints:
                 raise SignatureError(
                     f"parameter {name} has no type: write `{name}: str`"
                 )
-        self._hints = {
-            name: type(None) if hints[name] is None else hints[name]
-            for name in self._names
-        }
+        self._hints = {name: _type_of(hints[name]) for name in self._names}
+        self._result = _type_of(hints.get("return", Any))
         # `heat: float = 1` is a float if it is given, so it is one by default too.
         self._float_defaults = {
             name: float(default)
@@ -95,10 +89,10 @@ class Signature:
         Raises:
             SignatureError: A parameter's type is none that JSON can carry.
         """
-        descriptions = _describe_parameters(inspect.getdoc(self._function) or "")
+        descriptions = describe_parameters(inspect.getdoc(self._function) or "")
         properties = {}
         for name in self._names:
-            schema = dict(_make_schema(self._hints[name], name))
+            schema = schema_of(self._hints[name], f"parameter {name}")
             if name in descriptions:
                 schema["description"] = descriptions[name]
             if name in self._defaults:
@@ -110,6 +104,14 @@ class Signature:
             "required": [n for n in self._names if n not in self._defaults],
             "additionalProperties": False,
         }
+
+    def result_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the result; empty where the signature says nothing.
+
+        Raises:
+            SignatureError: Its type is none that JSON can carry.
+        """
+        return schema_of(self._result, "the result")
 
     def convert(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments, checked, by name of parameter.
@@ -135,104 +137,67 @@ class Signature:
             for name, value in arguments.items()
         }
 
+    def check_result(self, result: object) -> None:
+        """Raise unless a result is what the signature says.
+
+        Raises:
+            WrongResultError: It is not; the message names the place.
+            TypeError: It is nothing that JSON can carry.
+        """
+        if result is None and self._result is type(None):
+            return
+        if self._result is Any or self._result is object:
+            return
+        try:
+            fit(to_plain(result), self._result)
+        except MismatchError as error:
+            raise WrongResultError(
+                f"the program's result{error.path}: expected {error.wanted}, got "
+                f"{_show(error.value)}: return that, or change the type after `->`"
+            ) from None
+
+
+def _find_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+    try:
+        hints: Mapping[str, Any] = function.__annotations__
+        if any(isinstance(hint, str) for hint in hints.values()):
+            return typing.get_type_hints(function)
+    except NameError as error:
+        raise SignatureError(
+            f"the type {error.name} is not known when the program runs: import it outside of "
+            "`if TYPE_CHECKING:`"
+        ) from None
+    return hints
+
+
+def _type_of(hint: Any) -> Any:
+    return type(None) if hint is None else hint
+
 
 def _checked_default(value: Any, name: str) -> Any:
+    """Return a default as JSON has it."""
     try:
-        json.dumps(value)
+        return to_plain(value)
     except (TypeError, ValueError):
         raise SignatureError(
             f"parameter {name} has a default that JSON cannot carry: use None instead, "
             "and put the value in its place in the function"
         ) from None
-    return value
-
-
-def _describe_parameters(docstring: str) -> dict[str, str]:
-    """Read the ``Args:`` section of a docstring in Google style."""
-    section = re.search(r"(?:^|\n)Args:\n((?:[ \t]+.*\n?|\n)+)", docstring)
-    if section is None:
-        return {}
-    entries = re.findall(
-        r"^ {4}(\w+)[^:\n]*: *(.*(?:\n {5,}.*)*)", section.group(1), re.MULTILINE
-    )
-    return {name: " ".join(text.split()) for name, text in entries}
-
-
-def _make_schema(hint: Any, where: str) -> Mapping[str, Any]:
-    if hint in _SCHEMAS:
-        return _SCHEMAS[hint]
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return {"enum": list(args)}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_make_schema(arg, where) for arg in args]}
-    if hint is list or origin is list:
-        return {"type": "array", "items": _make_schema(args[0], where) if args else {}}
-    if hint is dict or (origin is dict and args[0] is str):
-        values: Mapping[str, Any] = _make_schema(args[1], where) if args else {}
-        return {"type": "object", "additionalProperties": values}
-    raise SignatureError(
-        f"parameter {where} has the type {_name_of(hint)}, which an argument cannot have: "
-        "use str, int, float, bool, Literal, Optional, list or dict[str, ...]"
-    )
-
-
-def _name_of(hint: Any) -> str:
-    if hint in _NAMES:
-        return _NAMES[hint]
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, args))}"
-    if origin in (Union, types.UnionType):
-        return " or ".join(_name_of(arg) for arg in args)
-    if origin is list:
-        return f"list of {_name_of(args[0])}"
-    return str(getattr(hint, "__name__", None) or hint)
-
-
-class _MismatchError(Exception):
-    pass
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
     try:
-        return _fit(value, hint)
-    except _MismatchError:
-        kind = cast("object", type(value))
-        shown = json.dumps(value, ensure_ascii=False)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise WrongArgumentError(
-            f"argument {name!r}: expected {_name_of(hint)}, "
-            f"got {shown} ({_name_of(kind)})"
-        ) from None
+        return fit(value, hint)
+    except MismatchError as error:
+        # Inside of an object, the place says more than the type of the whole.
+        is_deep = "." in error.path
+        where = f"{name!r} at {error.path}" if is_deep else repr(name)
+        wanted = error.wanted if is_deep else name_of(hint)
+        found = error.value if is_deep else value
+    raise WrongArgumentError(f"argument {where}: expected {wanted}, got {_show(found)}")
 
 
-def _fit(value: Any, hint: Any) -> Any:
-    """Return ``value`` as ``hint`` has it; an int is a float too, but a bool is no int."""
-    if hint is Any:
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint in _NAMES:
-        if type(value) is hint:
-            return value
-        raise _MismatchError
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if any(type(value) is type(arg) and value == arg for arg in args):
-            return value
-        raise _MismatchError
-    if origin in (Union, types.UnionType):
-        for arg in args:
-            try:
-                return _fit(value, arg)
-            except _MismatchError:
-                continue
-        raise _MismatchError
-    if (hint is list or origin is list) and isinstance(value, list):
-        items = cast("list[object]", value)
-        return [_fit(item, args[0]) for item in items] if args else items
-    if (hint is dict or origin is dict) and isinstance(value, dict):
-        members = cast("dict[str, object]", value)
-        return {k: _fit(v, args[1]) for k, v in members.items()} if args else members
-    raise _MismatchError
+def _show(value: object) -> str:
+    shown = json.dumps(value, ensure_ascii=False)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{shown} ({name_of(type(value))})"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 from inferlet_py._host import StreamValues, get_host
+from inferlet_py._numbers import Numbers
 from inferlet_py._tasks import wait_to_take
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["HostStream"]
 MAX_UNREAD = 32
 """So many tokens may be computed in vain if nobody reads them."""
 
-_numbers = itertools.count(1)
+_numbers = Numbers()
 
 
 class HostStream:

@@ -1,4 +1,4 @@
-"""What tasks of one inferlet use to wait for each other: events, limiters and locks."""
+"""What tasks of one inferlet wait for each other with: events, limiters, semaphores, locks."""
 
 from __future__ import annotations
 
@@ -158,3 +158,86 @@ class Lock(CapacityLimiter):
     def locked(self) -> bool:
         """Return whether a task is inside."""
         return self.borrowed_tokens > 0
+
+
+class Semaphore:
+    """A number that tasks count down, and wait for where it is 0: ``async with semaphore: ...``.
+
+    Unlike with a ``CapacityLimiter``, any task may release it, and acquire it several times.
+
+    Args:
+        initial_value: What it counts down from.
+        max_value: Most that ``release`` may make of it; None for no limit.
+    """
+
+    def __init__(self, initial_value: int, *, max_value: int | None = None) -> None:
+        for name, value in (("initial_value", initial_value), ("max_value", max_value)):
+            if value is not None and type(value) is not int:
+                raise TypeError(f"{name} must be an int, not {value!r}")
+        if initial_value < 0:
+            raise ValueError(f"initial_value must be >= 0, not {initial_value}")
+        if max_value is not None and max_value < initial_value:
+            raise ValueError(
+                f"max_value must be >= initial_value ({initial_value}), not {max_value}"
+            )
+        self._value = initial_value
+        self._max_value = max_value
+        self._waiting: dict[Task, None] = {}
+
+    @property
+    def value(self) -> int:
+        """How often it can be acquired at once."""
+        return self._value
+
+    @property
+    def max_value(self) -> int | None:
+        """Most that it can be; None for no limit."""
+        return self._max_value
+
+    def acquire_nowait(self) -> None:
+        """Count down.
+
+        Raises:
+            WouldBlock: It is 0.
+        """
+        if self._value == 0:
+            raise WouldBlock
+        self._value -= 1
+
+    async def acquire(self) -> None:
+        """Count down, as soon as it is above 0. Tasks come in the order they asked."""
+        await checkpoint_if_cancelled()
+        if self._value:
+            self._value -= 1
+            await cancel_shielded_checkpoint()
+            return
+        task = current_task()
+        self._waiting[task] = None
+        leave = functools.partial(leave_queue, self._waiting, task)
+        await task.park(leave, "a Semaphore")
+
+    def release(self) -> None:
+        """Count up, or let the task that has waited longest go on.
+
+        Raises:
+            ValueError: It has its ``max_value`` already.
+        """
+        if self._waiting:
+            task = next(iter(self._waiting))
+            del self._waiting[task]
+            task.reschedule()  # the value never was above 0 in between
+            return
+        if self._value == self._max_value:
+            raise ValueError("the semaphore was released more often than acquired")
+        self._value += 1
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        _error_type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.release()

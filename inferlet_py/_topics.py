@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 from inferlet_py._channels import ClosedResourceError
 from inferlet_py._host import BroadcastMessage, get_host
 from inferlet_py._messages import check_message
+from inferlet_py._numbers import Numbers
 from inferlet_py._tasks import wait_ticket
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscription", "broadcast", "subscribe"]
 
-_numbers = itertools.count(1)
+_numbers = Numbers()
 
 
 def broadcast(topic: str, message: str | bytes) -> int:

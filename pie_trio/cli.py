@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
+from pie_trio.application.authoring.commands import add_commands
 from pie_trio.config import (
     ControlConfig,
     InstanceLimits,
@@ -85,6 +86,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pie {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_serve(commands)
+    add_commands(commands)
     _add_doctor(commands)
     return parser
 
@@ -108,40 +111,12 @@ def _add_run(commands: Any) -> None:
         help="run the program in this Python, without a sandbox: for pdb",
     )
     parser.add_argument(
-        "--warm",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="guests to instantiate ahead of time",
+        "--watch",
+        action="store_true",
+        help="run the program again whenever one of its files is saved, until Ctrl-C; it gets "
+        "no input",
     )
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        metavar="SECONDS",
-        help="end the program after this time",
-    )
-    parser.add_argument(
-        "--memory",
-        type=_memory,
-        metavar="MIB",
-        help="memory that the program may use (default: "
-        f"{InstanceLimits().memory_bytes >> 20})",
-    )
-    parser.add_argument(
-        "--allow-http",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="let the program reach this host: HOST, HOST:PORT, *.HOST, or * for all public "
-        "ones; local://HOST for one of this network; repeat for several (default: none)",
-    )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        metavar="FILE",
-        help="the key-value store, made when it is first used (default: store.db in "
-        "$PIE_DATA_DIR, else in ~/.local/share/pie)",
-    )
+    _add_instance_options(parser, num_warm=0, what="the program")
     parser.add_argument(
         "--program",
         action="append",
@@ -163,12 +138,104 @@ def _add_run(commands: Any) -> None:
         help="say at the end, on stderr, which sizes the batches had and why",
     )
     parser.add_argument(
-        "program", type=Path, help="a .py file, a folder with an app.py, or a .zip"
+        "program",
+        type=Path,
+        help="a .py file, a folder with an app.py, a .zip, or a .wasm of `pie build`",
     )
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="the program's own arguments"
     )
     parser.set_defaults(command=_run)
+
+
+def _add_serve(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve programs over HTTP and WebSocket",
+        description="Serve programs over HTTP and WebSocket. On Ctrl-C or SIGTERM, what runs may "
+        "end within --grace seconds; a second signal ends it at once. Example: pie serve --port 0",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--host", metavar="HOST", help="where to listen (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port",
+        type=_count,
+        metavar="PORT",
+        help="0 takes one that is free and prints the URL on stdout (default: 8000)",
+    )
+    parser.add_argument(
+        "--uds",
+        type=Path,
+        metavar="PATH",
+        help="listen on this unix socket; on TCP too only with --host or --port",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where deployed programs and the key-value store are kept (default: "
+        "$PIE_DATA_DIR, else ~/.local/share/pie)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="time for what runs to end when the server stops (default: 10)",
+    )
+    parser.add_argument(
+        "--max-instances",
+        type=_count,
+        default=ControlConfig().max_instances,
+        metavar="N",
+        help=f"most at once (default: {ControlConfig().max_instances})",
+    )
+    _add_model_options(parser)
+    _add_control_options(parser)
+    _add_instance_options(parser, num_warm=4, what="an instance")
+    parser.set_defaults(command=_serve)
+
+
+def _add_instance_options(
+    parser: argparse.ArgumentParser, *, num_warm: int, what: str
+) -> None:
+    parser.add_argument(
+        "--warm",
+        type=_count,
+        default=num_warm,
+        metavar="N",
+        help=f"guests to instantiate ahead of time (default: {num_warm})",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"end {what} after this time",
+    )
+    parser.add_argument(
+        "--memory",
+        type=_memory,
+        metavar="MIB",
+        help=f"memory that {what} may use (default: "
+        f"{InstanceLimits().memory_bytes >> 20})",
+    )
+    parser.add_argument(
+        "--allow-http",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help=f"let {what} reach this host: HOST, HOST:PORT, *.HOST, or * for all public "
+        "ones; local://HOST for one of this network; repeat for several (default: none)",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="FILE",
+        help="the key-value store, made when it is first used (default: store.db in "
+        "$PIE_DATA_DIR, else in ~/.local/share/pie)",
+    )
 
 
 def _add_doctor(commands: Any) -> None:
@@ -201,6 +268,18 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help="CPU threads of a step (default: by model size)",
+    )
+    parser.add_argument(
+        "--kernels",
+        choices=["auto", "torch", "native"],
+        default="auto",
+        help="what computes a step on the CPU: torch alone, or C++ for what torch is slow at "
+        "(default: auto, the latter if it was built; pie doctor tells)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=["int8"],
+        help="compute linear layers in 8 bits on the CPU: faster, with slightly different results",
     )
     parser.add_argument(
         "--cache-dir",
@@ -292,6 +371,8 @@ def _models(options: argparse.Namespace) -> list[ModelConfig]:
             num_pages=options.kv_pages,
             dtype=options.dtype,
             num_threads=options.threads or None,
+            kernels=options.kernels,
+            quantize=options.quantize,
         )
         for model in chosen
     ]
@@ -318,9 +399,7 @@ def _run(options: argparse.Namespace) -> int:
         from pie_trio.application.run.reporting import Report, reporting
 
         report = Report()
-        limits = InstanceLimits(wall_seconds=options.timeout)
-        if options.memory is not None:
-            limits = replace(limits, memory_bytes=options.memory << 20)
+        limits = _limits(options)
         cache_directory = options.cache_dir or default_cache_directory()
         run = RunOptions(
             program=options.program,
@@ -341,12 +420,57 @@ def _run(options: argparse.Namespace) -> int:
                     raise ConfigError(
                         f"--{flag} is of the sandbox, which --native runs without"
                     )
+            if options.watch:
+                raise ConfigError("--watch runs in the sandbox: leave --native out")
         with reporting(report, options.trace, is_explained=options.explain):
-            if options.native:
+            if options.watch:
+                from pie_trio.application.run.watching import run_watching
+
+                run_watching(run, signals)
+            elif options.native:
                 run_natively(run)
             else:
                 run_in_wasm(run, signals)
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from pie_trio.application.run.signals import catch_signals
+
+    with catch_signals() as signals:
+        from pie_trio.application.server.command import (
+            ServeOptions,
+            make_addresses,
+            run_server,
+        )
+
+        data_directory = options.data_dir or default_store_path().parent
+        cache_directory = options.cache_dir or default_cache_directory()
+        control = _control(options)
+        if options.max_instances < 1:
+            raise ConfigError("--max-instances takes 1 or more, got 0")
+        serve = ServeOptions(
+            addresses=make_addresses(options.host, options.port, options.uds),
+            choose_models=lambda: _models(options),
+            data_directory=data_directory,
+            store_path=options.store or data_directory / "store.db",
+            wasm=WasmConfig(cache_directory=cache_directory),
+            control=replace(control, max_instances=options.max_instances),
+            limits=_limits(options),
+            num_warm=options.warm,
+            allow_http=options.allow_http,
+            grace_seconds=options.grace,
+            is_url_printed=options.port == 0,
+        )
+        run_server(serve, signals)
+    return 0
+
+
+def _limits(options: argparse.Namespace) -> InstanceLimits:
+    limits = InstanceLimits(wall_seconds=options.timeout)
+    if options.memory is not None:
+        limits = replace(limits, memory_bytes=options.memory << 20)
+    return limits
 
 
 def _doctor(options: argparse.Namespace) -> int:

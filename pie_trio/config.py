@@ -46,6 +46,8 @@ class ModelConfig:
         page_size: Tokens a page.
         dtype: ``float32``, ``bfloat16``, or ``auto`` for the directory's own.
         num_threads: Of a step on the CPU; None chooses by the size of the model.
+        kernels: Of the CPU: those in C++, torch's, or the former if they were built.
+        quantize: Whether linear layers compute in 8 bits on the CPU.
     """
 
     directory: Path
@@ -55,6 +57,8 @@ class ModelConfig:
     page_size: int = 16
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     num_threads: int | None = None
+    kernels: Literal["auto", "torch", "native"] = "auto"
+    quantize: Literal["int8"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class InstanceLimits:
         max_queues: Open command queues.
         max_pages: KV pages of each model, shared ones counted each time.
         max_embeds: Embeds of each model.
+        max_processors: Processors (grammars, penalties) at once.
         max_unread: Messages that the client has not taken yet, and those from it that the
             instance has not received yet. The same for each child and each subscription.
         max_unread_bytes: And their size; no message may be larger.
@@ -86,6 +91,7 @@ class InstanceLimits:
     max_queues: int = 1024
     max_pages: int = 65536
     max_embeds: int = 65536
+    max_processors: int = 256
     max_unread: int = 4096
     max_unread_bytes: int = 16 << 20
     max_request_bytes: int = 64 << 20
@@ -104,6 +110,7 @@ class SharedLimits:
         queues: Open command queues.
         commands_in_flight: Commands that have not finished.
         mask_bytes: Their attention masks.
+        processors: Processors (grammars, penalties) of all models.
     """
 
     pages: int = 1 << 20
@@ -111,6 +118,7 @@ class SharedLimits:
     queues: int = 1 << 16
     commands_in_flight: int = 1 << 16
     mask_bytes: int = 1 << 30
+    processors: int = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,8 @@ class ControlConfig:
         swap_bytes: Host memory for the pages of suspended inferlets.
         inline_seconds: Steps of a lone inferlet that take less than this run in the event
             loop's own thread; 0 for none.
+        has_device_thread: Whether all other steps run in a thread of the device. Without one,
+            the event loop waits for each: for engines that take no time, in tests.
         max_instances: Instances at once; with ``max_in_flight`` the capacity of the channel.
     """
 
@@ -140,6 +150,7 @@ class ControlConfig:
     contention: str = "ladder"
     swap_bytes: int = 1 << 30
     inline_seconds: float = 0.001
+    has_device_thread: bool = True
     max_instances: int = 1024
 
 

@@ -1,4 +1,4 @@
-"""Writes small Llama directories with random weights, so that tests need no download."""
+"""Writes small model directories with random weights, so that tests need no download."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from tests.model_families import VARIANTS, tensor_shapes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-__all__ = ["ByteTokens", "LlamaShape", "llama_tensors", "write_llama_directory"]
+__all__ = ["ByteTokens", "LlamaShape", "write_llama_directory", "write_model_directory"]
 
 
 class ByteTokens:
@@ -64,57 +66,70 @@ def write_llama_directory(
     Returns:
         ``path``.
     """
-    shape = shape or LlamaShape()
+    return write_model_directory(
+        path,
+        "llama",
+        shape,
+        seed=seed,
+        num_shards=num_shards,
+        dtype=dtype,
+        config=config,
+    )
+
+
+def write_model_directory(
+    path: Path,
+    variant: str,
+    shape: LlamaShape | None = None,
+    *,
+    seed: int = 7,
+    num_shards: int = 1,
+    dtype: torch.dtype = torch.float32,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model of any family: one of ``VARIANTS``. See :func:`write_llama_directory`."""
     path.mkdir(parents=True, exist_ok=True)
-    fields = {**_config(shape, dtype), **(config or {})}
-    kept = {name: value for name, value in fields.items() if value is not None}
+    fields = {**_config(shape or LlamaShape(), dtype), **VARIANTS[variant]}
+    tensors = random_tensors(tensor_shapes(fields), fields, seed=seed)
+    kept = {n: v for n, v in {**fields, **(config or {})}.items() if v is not None}
     (path / "config.json").write_text(json.dumps(kept))
     _byte_tokenizer().save(str(path / "tokenizer.json"))
-    tensors = {n: t.to(dtype) for n, t in llama_tensors(shape, seed=seed).items()}
-    _save(path, tensors, num_shards)
+    _save(path, {n: t.to(dtype) for n, t in tensors.items()}, num_shards)
     return path
 
 
-def llama_tensors(shape: LlamaShape, *, seed: int = 7) -> dict[str, Tensor]:
-    """Return random float32 weights under their Hugging Face names.
+def random_tensors(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *, seed: int
+) -> dict[str, Tensor]:
+    """Return random float32 weights.
 
     They are scaled so that logits spread over several units, and layers outweigh the embedding:
     greedy decoding has clear margins then, and does not just repeat the last token.
     """
     generator = torch.Generator().manual_seed(seed)
-
-    def linear(rows: int, columns: int) -> Tensor:
-        weight = torch.randn(rows, columns, generator=generator)
-        return weight.mul(columns**-0.5)
-
-    def norm() -> Tensor:
-        return 1.0 + 0.2 * torch.randn(shape.hidden_size, generator=generator)
-
-    hidden, intermediate = shape.hidden_size, shape.intermediate_size
-    query, key = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    tensors = {
-        "model.embed_tokens.weight": 0.3
-        * hidden**0.5
-        * linear(shape.vocab_size, hidden),
-        "model.norm.weight": 3.0 * norm(),
-    }
-    if not shape.is_tied:
-        tensors["lm_head.weight"] = 1.5 * linear(shape.vocab_size, hidden)
-    for layer in range(shape.num_layers):
-        weights = {
-            "input_layernorm": norm(),
-            "self_attn.q_proj": 2.0 * linear(query, hidden),
-            "self_attn.k_proj": linear(key, hidden),
-            "self_attn.v_proj": linear(key, hidden),
-            "self_attn.o_proj": 3.0 * linear(hidden, query),
-            "post_attention_layernorm": norm(),
-            "mlp.gate_proj": linear(intermediate, hidden),
-            "mlp.up_proj": linear(intermediate, hidden),
-            "mlp.down_proj": 3.0 * linear(hidden, intermediate),
-        }
-        for name, tensor in weights.items():
-            tensors[f"model.layers.{layer}.{name}.weight"] = tensor
+    is_gemma = config["model_type"].startswith("gemma")
+    offset = 1.0 if is_gemma else 0.0  # what the model adds itself
+    tensors: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=generator)
+        if name == "model.norm.weight":
+            tensors[name] = 3.0 * (1.0 + 0.2 * noise) - offset
+        elif "norm" in name:
+            tensors[name] = 1.0 + 0.2 * noise - offset
+        elif name.endswith(".bias"):
+            tensors[name] = 0.5 * noise
+        elif name == "model.embed_tokens.weight":
+            scale = config["hidden_size"] ** -0.5 if is_gemma else 1.0
+            tensors[name] = 0.3 * scale * noise
+        else:
+            tensors[name] = _gain(name) * shape[1] ** -0.5 * noise
     return tensors
+
+
+def _gain(name: str) -> float:
+    gains = {"q_proj": 2.0, "qkv_proj": 1.5, "o_proj": 3.0, "lm_head": 1.5}
+    gains |= {"down_proj": 3.0, "w2": 3.0, "gate": 2.0}
+    return gains.get(name.split(".")[-2], 1.0)
 
 
 def _config(shape: LlamaShape, dtype: torch.dtype) -> dict[str, Any]:

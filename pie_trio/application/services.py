@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pie_trio.application.background import Background, Lazy, open_background
+from pie_trio.application.chat.renderer import open_chat_renderer
 from pie_trio.application.outgoing import HttpLimits, make_ssl_context
 from pie_trio.application.timeline import Timeline
 from pie_trio.config import InstanceLimits, SharedLimits
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.chat.renderer import ChatRenderer
+    from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.outgoing import Lookup
     from pie_trio.control.served_model import ServedModel
     from pie_trio.control.topics import TopicUse
@@ -33,7 +35,12 @@ __all__ = ["Grants", "Outgoing", "Services", "open_services"]
 MAX_SUBSCRIPTIONS = 256
 
 SERVER_LIMITS = SharedLimits(
-    pages=1 << 22, embeds=1 << 22, queues=1 << 18, commands_in_flight=1 << 18
+    pages=1 << 22,
+    embeds=1 << 22,
+    queues=1 << 18,
+    commands_in_flight=1 << 18,
+    mask_bytes=1 << 32,
+    processors=1 << 14,
 )
 """By default, the server has room for several users at their limits."""
 
@@ -103,6 +110,7 @@ class Services:
         get_ssl_context: Makes what they are encrypted with at the first call.
         programs: What may be launched by name as a child.
         timeline: What inferlets mark, for people who debug.
+        get_renderer: Returns what renders chats; its process starts at the first one.
     """
 
     models: Mapping[str, ServedModel] = field(default_factory=dict[str, "ServedModel"])
@@ -114,10 +122,11 @@ class Services:
     get_store: Callable[[], Awaitable[Store]] | None = None
     outgoing: Outgoing = field(default_factory=Outgoing)
     get_ssl_context: Callable[[], Awaitable[ssl.SSLContext]] | None = None
-    programs: Mapping[str, SourceProgram] = field(
-        default_factory=dict[str, "SourceProgram"]
+    programs: Mapping[str, Program] = field(
+        default_factory=dict[str, "Program"]
     )
     timeline: Timeline = field(default_factory=Timeline)
+    get_renderer: Callable[[], Awaitable[ChatRenderer]] | None = None
 
 
 @asynccontextmanager
@@ -127,7 +136,7 @@ async def open_services(
     store_path: Path | None = None,
     store_limits: StoreLimits | None = None,
     outgoing: Outgoing | None = None,
-    programs: Mapping[str, SourceProgram] | None = None,
+    programs: Mapping[str, Program] | None = None,
     quotas: Quotas | None = None,
 ) -> AsyncGenerator[Services]:
     """Offer all services for as long as the block is open; instances have ended by then.
@@ -163,6 +172,7 @@ async def open_services(
             outgoing=requests,
             get_ssl_context=Lazy(background, open_ssl_context).get,
             programs=programs or {},
+            get_renderer=Lazy(background, open_chat_renderer).get,
         )
 
 

@@ -91,6 +91,8 @@ class Command:
         failure: Why it cannot run, if that is so.
         is_accepted: It is, or was, among the ready ones.
         is_copied: Its copies were made.
+        is_wanted: Of a copy, by the page that it writes: ``[page_size]`` bool, the slots that
+            were to hold something when it was submitted. Others may be asked to write later.
         is_paused: It waits for its reader: unfinished, but not ready.
         on_withdrawn: Called by :meth:`withdraw`.
         is_withdrawn: Nobody wants it any more: it finishes without running. Its copies are
@@ -113,6 +115,7 @@ class Command:
         "is_copied",
         "is_finished",
         "is_paused",
+        "is_wanted",
         "is_withdrawn",
         "kind",
         "num_blockers",
@@ -172,6 +175,7 @@ class Command:
         self.is_withdrawn = self.is_finished = self.is_copied = False
         self.is_accepted = False
         self.is_paused = False
+        self.is_wanted: dict[int, NDArray[np.bool_]] = {}
         self.on_withdrawn: Callable[[], None] = _do_nothing
         self.failure: Exception | None = None
         self.batched_at = self.started_at = 0.0
@@ -210,11 +214,7 @@ class Command:
         if not holes or holes.isdisjoint(self.uses):
             return False
         if self.forward is None:
-            return any(
-                not _is_whole(pool, copy)
-                for copy in self.copies
-                if copy.source in holes
-            )
+            return self._copies_hole(pool)
         request = self.forward
         start = request.kv_len - len(request.token_ids)
         if start == 0:
@@ -228,6 +228,20 @@ class Command:
         if request.mask is not None:
             earlier = earlier & request.mask[:, :start].any(axis=0)
         return bool(earlier.any())
+
+    def _copies_hole(self, pool: PagePool) -> bool:
+        lacks = {page: ~pool.filled[page] for page in self.is_wanted}
+        is_copied = {page: np.zeros(pool.page_size, np.bool_) for page in lacks}
+        for copy in self.copies:  # one may read what the one before has copied
+            source = lacks.get(copy.source, ~pool.filled[copy.source])
+            span = slice(copy.target_offset, copy.target_offset + copy.count)
+            moved = slice(copy.source_offset, copy.source_offset + copy.count)
+            lacks[copy.target][span] = source[moved].copy()
+            is_copied[copy.target][span] = True
+        return any(
+            (lacks[page] & is_copied[page] & is_wanted).any()
+            for page, is_wanted in self.is_wanted.items()
+        )
 
     def cut(self, num_tokens: int, pool: PagePool) -> ForwardRequest:
         """Return the engine's request for the next ``num_tokens`` of the forward.
@@ -337,6 +351,11 @@ class CommandOrder:
         command.num_blockers = len(blockers)
         for key in command.writes:
             writer[key] = command
+        if command.kind == Kind.COPY:
+            positions = self._pool.positions
+            command.is_wanted = {
+                copy.target: positions[copy.target] >= 0 for copy in command.copies
+            }
         self._unfinished[command] = None
         command.tenant.unfinished[command] = None
         self._pool.pin(command.pages)
@@ -398,13 +417,6 @@ def is_cut_causally(mask: NDArray[np.bool_] | None, end: int, kv_len: int) -> bo
     return mask is None or not mask[:end, kv_len:].any()
 
 
-def _is_whole(pool: PagePool, copy: PageCopy) -> bool:
-    span = slice(copy.source_offset, copy.source_offset + copy.count)
-    return bool(
-        (pool.filled[copy.source, span] | (pool.positions[copy.source, span] < 0)).all()
-    )
-
-
 def _do_nothing() -> None:
     pass
 
@@ -424,6 +436,8 @@ def _cut_output(spec: OutputSpec, first: int, end: int) -> OutputSpec:
         logits=spec.logits,
         hidden=spec.hidden,
         store=None if spec.store is None else spec.store[is_inside],
+        processor=spec.processor,
+        accept_sampled=spec.accept_sampled,
     )
 
 
@@ -437,4 +451,5 @@ def _join(parts: Sequence[OutputResult]) -> OutputResult:
         entropy=np.concatenate([part.entropy for part in parts]),
         logits=np.concatenate([part.logits for part in parts]),
         hidden=np.concatenate([part.hidden for part in parts]),
+        has_ended=parts[-1].has_ended,
     )

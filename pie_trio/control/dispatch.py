@@ -371,7 +371,8 @@ class Batcher:
         batch = self._make_batch(choice, are_run)
         num_free = self.pool.num_free
         is_lone = len(self.tenants) == 1 and self._is_lone(choice)
-        is_here = is_lone and self._lone_seconds < self.config.inline_seconds
+        is_short = is_lone and self._lone_seconds < self.config.inline_seconds
+        is_here = is_short or not self.config.has_device_thread
         outcomes = await self._execute(batch, is_here=is_here)
         self.last_step_at = trio.current_time()
         elapsed = self.last_step_at - chosen_at
@@ -495,6 +496,8 @@ class Batcher:
         if request is None:
             return True
         start = request.kv_len - command.num_tokens
+        command.tenant.num_tokens += num_tokens
+        command.tenant.num_sampled += sum(len(found.token_ids) for found in result)
         self.pool.note_written(request.page_ids, start, num_tokens, is_good=True)
         if not command.add_part(result, num_tokens):
             return False

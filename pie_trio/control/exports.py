@@ -94,6 +94,7 @@ class ExportIndex:
             BadArgumentError: The name or the metadata is not usable.
             LimitError: The owner has too many.
         """
+        self.expire()  # what is over does not count
         self._check(export)
         for page in export.pages:
             self._pool.share(page)
@@ -159,17 +160,19 @@ class ExportIndex:
         return export
 
     def list_for(self, owner: str, prefix: str) -> list[Export]:
-        """Return the exports that inferlets of ``owner`` may import, by name."""
+        """Return the exports that inferlets of ``owner`` may import, by name.
+
+        One of the owner's own named ``other/name`` hides the other's, as in :meth:`find`.
+        """
         self.expire()
-        return sorted(
-            (
-                export
-                for export in self._exports.values()
-                if self._may(owner, export)
-                and self.name_for(owner, export).startswith(prefix)
-            ),
-            key=lambda export: self.name_for(owner, export),
-        )
+        found: dict[str, Export] = {}
+        for export in self._exports.values():
+            name = self.name_for(owner, export)
+            if not name.startswith(prefix) or not self._may(owner, export):
+                continue
+            if export.owner == owner or name not in found:
+                found[name] = export
+        return [found[name] for name in sorted(found)]
 
     def name_for(self, owner: str, export: Export) -> str:
         """Return the name under which inferlets of ``owner`` import it."""
@@ -220,16 +223,23 @@ class ExportIndex:
     def _idle(self) -> list[Export]:
         """Return the persistent exports whose pages belong to such exports alone."""
         pool = self._pool
-        kept = [export for export in self._exports.values() if export.is_persistent]
-        counts = Counter(page for export in kept for page in export.pages)
+        idle = [export for export in self._exports.values() if export.is_persistent]
+        num_left = -1
+        while len(idle) != num_left:  # one that is in use keeps those that share its pages
+            num_left = len(idle)
+            counts = Counter(page for export in idle for page in export.pages)
+            idle = [
+                export
+                for export in idle
+                if all(
+                    pool.num_owners(page) == counts[page] and not pool.num_pins(page)
+                    for page in export.pages
+                )
+            ]
         return [
             export
-            for export in kept
+            for export in idle
             if any(int(pool.physical[page]) >= 0 for page in export.pages)
-            and all(
-                pool.num_owners(page) == counts[page] and not pool.num_pins(page)
-                for page in export.pages
-            )
         ]
 
     def _may(self, owner: str, export: Export) -> bool:

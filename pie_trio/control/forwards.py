@@ -180,6 +180,11 @@ def check_outputs(
                 )
         if spec.sampler is not None:
             _check_sampler(spec.sampler)
+            if spec.processor and len(rows) != 1:
+                raise BadArgumentError(
+                    f"an output with a processor has one row, got {len(rows)}: a processor "
+                    "stands in one place of a sequence; fork it for others"
+                )
 
 
 def _check_tokens(wanted: GuestForward, info: ModelInfo, config: ControlConfig) -> None:
@@ -223,6 +228,18 @@ def _check_sampler(sampler: SamplerSpec) -> None:
         raise BadArgumentError(f"top_p is above 0 and at most 1, got {sampler.top_p}")
     if not 0 <= sampler.min_p <= 1:
         raise BadArgumentError(f"min_p is between 0 and 1, got {sampler.min_p}")
+    if not 0 < sampler.typical_p <= 1:
+        raise BadArgumentError(
+            f"typical_p is above 0 and at most 1, got {sampler.typical_p}"
+        )
+    for name, value in (
+        ("epsilon_cutoff", sampler.epsilon_cutoff),
+        ("eta_cutoff", sampler.eta_cutoff),
+        ("xtc_threshold", sampler.xtc_threshold),
+        ("xtc_probability", sampler.xtc_probability),
+    ):
+        if not 0 <= value <= 1:
+            raise BadArgumentError(f"{name} is between 0 and 1, got {value}")
 
 
 def _check_seen(mask: NDArray[np.bool_], earlier: NDArray[np.int32]) -> None:

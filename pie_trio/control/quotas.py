@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from pie_trio.errors import LimitError
 
@@ -73,18 +74,20 @@ class Share:
 
 
 class Quotas:
-    """The quotas of a server and of its users."""
+    """The quotas of a server and of its users.
+
+    Attributes:
+        users: Of each user for as long as an inferlet has a part in it, also while it uses
+            nothing: or the next one would count for itself.
+    """
 
     def __init__(self, server: SharedLimits, user: SharedLimits) -> None:
         self.server = Quota("the server", server)
         self.user_limits = user
-        self.users: dict[str, Quota] = {}
+        self.users: WeakValueDictionary[str, Quota] = WeakValueDictionary()
 
     def share_of(self, owner: str) -> Share:
         """Return the part of an inferlet that runs on behalf of ``owner``."""
-        for name in [name for name, quota in self.users.items() if quota.is_idle]:
-            if name != owner:
-                del self.users[name]
         quota = self.users.get(owner)
         if quota is None:
             quota = self.users[owner] = Quota(f"the user {owner}", self.user_limits)

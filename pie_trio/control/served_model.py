@@ -13,6 +13,7 @@ from pie_trio.control.dispatch import Batcher, open_batcher
 from pie_trio.control.embeds import EmbedPool
 from pie_trio.control.exports import ExportIndex
 from pie_trio.control.pages import PagePool
+from pie_trio.control.processors import Processors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -41,6 +42,7 @@ class ServedModel:
     config: ControlConfig
     tokenizer_limiter: trio.CapacityLimiter
     texts: TokenTexts
+    processors: Processors
 
 
 @asynccontextmanager
@@ -66,4 +68,5 @@ async def open_served_model(
             config,
             trio.CapacityLimiter(1),
             TokenTexts(tokenizer),
+            Processors(engine),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from pie_trio.control.detokenize import Detokenizer, StopTexts
-from pie_trio.engine_api import OutputSpec
+from pie_trio.engine_api import NO_PROCESSOR, OutputSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FinishReason", "StreamOutput", "Unread"]
 
-FinishReason = Literal["length", "stop-token", "stop-text", "stopped"]
+FinishReason = Literal["length", "stop-token", "stop-text", "stopped", "grammar"]
 
 
 class Unread(NamedTuple):
@@ -35,17 +35,25 @@ class StreamOutput:
 
     Attributes:
         num_tokens: All of them.
+        processor: The stream's own, by the engine's number, or ``NO_PROCESSOR``.
         finish: Why it ended; None while it goes on, or if it failed.
         has_ended: The end was read.
     """
 
-    def __init__(self, wanted: StreamRequest, texts: TokenTexts) -> None:
+    def __init__(
+        self,
+        wanted: StreamRequest,
+        texts: TokenTexts,
+        processor: int = NO_PROCESSOR,
+    ) -> None:
+        """Begin with nothing; ``processor`` is the stream's own, by the engine's number."""
         self.num_tokens = 0
         self.finish: FinishReason | None = None
         self.has_ended = False
         self._limit, self._max_unread = wanted.max_tokens, wanted.max_unread
         self._stop_tokens = wanted.stop_tokens
         self._sampler, self._logprobs_wanted = wanted.sampler, wanted.logprobs
+        self.processor = processor
         # What is in slots before those of the request is taken for text.
         is_first = wanted.start == 0 and not texts.is_any_shown(
             wanted.token_ids.tolist()
@@ -74,8 +82,10 @@ class StreamOutput:
         """Nothing more is to be sampled before something was read."""
         return len(self._tokens) >= self._max_unread
 
-    def add(self, token_id: int, logprobs: NDArray[np.float32]) -> None:
-        """Take the next token, which may be the last one."""
+    def add(
+        self, token_id: int, logprobs: NDArray[np.float32], *, has_ended: bool = False
+    ) -> None:
+        """Take the next token, which may be the last one: the grammar may have ended."""
         self.num_tokens += 1
         self._tokens.append(token_id)
         if self._logprobs_wanted:
@@ -88,6 +98,8 @@ class StreamOutput:
             self._pieces.append(text)
         if is_found:
             self.finish = "stop-text"
+        elif has_ended:
+            self.end("grammar")
         elif self.num_tokens >= self._limit:
             self.end("length")
 
@@ -124,7 +136,7 @@ class StreamOutput:
         self._clear()
         return unread
 
-    def fork(self, sampler: SamplerSpec) -> StreamOutput:
+    def fork(self, sampler: SamplerSpec, processor: int) -> StreamOutput:
         """Return another one that goes on from here, with nothing unread."""
         copy = StreamOutput.__new__(StreamOutput)
         for name in (
@@ -132,7 +144,7 @@ class StreamOutput:
             *("_limit", "_max_unread", "_stop_tokens", "_logprobs_wanted", "_row"),
         ):
             setattr(copy, name, getattr(self, name))
-        copy._sampler, copy._failure = sampler, None
+        copy._sampler, copy.processor, copy._failure = sampler, processor, None
         copy._text, copy._stops = self._text.fork(), self._stops.fork()
         copy._clear()
         copy.specs = (copy._spec(0),)
@@ -140,7 +152,11 @@ class StreamOutput:
 
     def _spec(self, row: int) -> OutputSpec:
         return OutputSpec(
-            np.array([row], np.int32), self._sampler, logprobs=self._logprobs_wanted
+            np.array([row], np.int32),
+            self._sampler,
+            logprobs=self._logprobs_wanted,
+            processor=self.processor,
+            accept_sampled=self.processor != NO_PROCESSOR,
         )
 
     def _release(self) -> None:

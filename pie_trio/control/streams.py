@@ -21,7 +21,7 @@ from pie_trio.control.forwards import ForwardPlan, GuestForward, plan_forward
 from pie_trio.control.masks import MAX_MASK_ENTRIES
 from pie_trio.control.stream_output import StreamOutput, Unread
 from pie_trio.control.stream_rows import StreamRows
-from pie_trio.engine_api import ForwardRequest, PageCopy
+from pie_trio.engine_api import NO_PROCESSOR, ForwardRequest, PageCopy
 from pie_trio.errors import (
     BadArgumentError,
     CancelledError,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pie_trio.control.commands import Priority
     from pie_trio.control.page_table import PageTable
     from pie_trio.control.pages import PageIds, PagePool
+    from pie_trio.control.processors import Processor
     from pie_trio.control.served_model import ServedModel
     from pie_trio.control.tenants import Tenant
     from pie_trio.engine_api import RequestResult, SamplerSpec
@@ -60,6 +61,7 @@ class StreamRequest:
     logprobs: bool = False
     max_unread: int = 64
     adapter: str = ""
+    processor: Processor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,8 @@ class DecodeStream(Command):
         self.num_run = len(request.token_ids)
         self.num_written = request.kv_len
         sampled = result[0]
-        output.add(int(sampled.token_ids[0]), sampled.logprobs)
+        token_id = int(sampled.token_ids[0])
+        output.add(token_id, sampled.logprobs, has_ended=sampled.has_ended)
         if output.finish is None and self._is_stopping:
             output.end("stopped")
         if output.finish is not None or self.is_withdrawn:
@@ -392,6 +395,7 @@ class DecodeStream(Command):
                 output.fail(outcome)
         elif output.finish is None:
             output.fail(CancelledError("the stream was withdrawn"))
+        owner.model.processors.drop(output.processor)
         owner.on_ended(self)
         self._make_forks(BadArgumentError("the stream ended before it was forked"))
         self._wake_reader()
@@ -449,6 +453,9 @@ class DecodeStream(Command):
     ) -> DecodeStream:
         pool, table = owner.model.pool, owner.table
         table.check_unused(handles)  # time may have passed
+        processor = self._output.processor
+        if processor != NO_PROCESSOR:
+            processor = owner.model.processors.fork(processor)
         request = self.forward
         assert request is not None, "a stream is a forward"
         shared, num_copied = divmod(self.num_written, self._page_size)
@@ -470,7 +477,7 @@ class DecodeStream(Command):
             pool.positions[fresh[0], :num_copied] = copied
             pages[shared] = source
         page_ids = _as_pages(whole[: shared + 1])
-        output = self._output.fork(sampler)
+        output = self._output.fork(sampler, processor)
         first = ForwardRequest(
             request.token_ids,
             request.positions,
@@ -501,7 +508,9 @@ def start_stream(wanted: StreamRequest, owner: StreamOwner) -> DecodeStream:
     pool, size = model.pool, model.pool.page_size
     kv_len = wanted.start + len(wanted.token_ids)
     _check(wanted, kv_len, size)
-    output = StreamOutput(wanted, model.texts)
+    # Its own, so that whoever reads it may leave it at any token.
+    processor = wanted.processor.fork_ahead() if wanted.processor else NO_PROCESSOR
+    output = StreamOutput(wanted, model.texts, processor)
     forward = GuestForward(
         wanted.token_ids,
         wanted.positions,
@@ -510,14 +519,18 @@ def start_stream(wanted: StreamRequest, owner: StreamOwner) -> DecodeStream:
         outputs=(output.first_spec,),
         adapter=wanted.adapter,
     )
-    plan = plan_forward(
-        forward,
-        table,
-        pool,
-        model.info,
-        model.config,
-        max_mask_entries=owner.max_mask_entries,
-    )
+    try:
+        plan = plan_forward(
+            forward,
+            table,
+            pool,
+            model.info,
+            model.config,
+            max_mask_entries=owner.max_mask_entries,
+        )
+    except BaseException:
+        model.processors.drop(processor)
+        raise
     used = len(plan.request.page_ids)
     end = -(-(kv_len + wanted.max_tokens - 1) // size)
     rest = [table.get(handle) for handle in handles[used:end]]

@@ -27,6 +27,8 @@ class Tenant:
         last_used_at: When it submitted or finished a command, on trio's clock.
         is_suspended: Its pages are in host memory; its commands wait.
         is_evicted: It was told to end, and has not done so.
+        num_tokens: That were computed for it.
+        num_sampled: Tokens among its results.
     """
 
     __slots__ = (
@@ -35,6 +37,8 @@ class Tenant:
         "is_suspended",
         "last_used_at",
         "name",
+        "num_sampled",
+        "num_tokens",
         "on_evicted",
         "on_pressure",
         "pages",
@@ -56,6 +60,7 @@ class Tenant:
         self.last_used_at = float("-inf")
         self.is_suspended = False
         self.is_evicted = False
+        self.num_tokens = self.num_sampled = 0
 
     def used_pages(self) -> set[int]:
         """Return its pages, and those that only its unfinished commands use by now."""

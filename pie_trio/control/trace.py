@@ -8,6 +8,7 @@ which the garbage collector soon stops looking at. They become records when some
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pie_trio.control.commands import Kind
@@ -175,6 +176,15 @@ class Trace:
     def steps(self) -> list[StepRecord]:
         """The steps, oldest first."""
         return list(self._steps)
+
+    def commands_after(self, finished_at: float) -> list[CommandRecord]:
+        """Return the commands that finished later than that, newest first."""
+        later = takewhile(lambda c: c[8] > finished_at, reversed(self._commands))
+        return [CommandRecord._make(command) for command in later]
+
+    def steps_after(self, number: int) -> list[StepRecord]:
+        """Return the steps with higher numbers, newest first."""
+        return list(takewhile(lambda step: step[0] > number, reversed(self._steps)))
 
     @property
     def pages(self) -> Iterator[PageRecord]:

@@ -51,7 +51,8 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
     ) -> AsyncGenerator[Launcher]:
         ordinary = language.runtime.slice_ticks
         language.runtime.slice_ticks = slice_ticks or ordinary
-        loaded = LoadedEngine(engine or FakeEngine(), FakeTokenizer())
+        fake = engine or FakeEngine()
+        loaded = LoadedEngine(fake, FakeTokenizer())
         instance_limits = InstanceLimits(**limits)
         async with (
             open_models(
@@ -70,6 +71,7 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
                 yield launcher
             finally:
                 language.runtime.slice_ticks = ordinary
+            assert fake.num_processors == 0, "a processor was lost"
             for model in models.values():
                 assert model.pool.num_free == model.pool.num_pages, "a page was lost"
                 model.pool.check()

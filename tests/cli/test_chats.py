@@ -129,6 +129,34 @@ async with Chat() as chat:
     assert run_program(body) == [{"name": "Anna", "city": "Oslo"}, True]
 
 
+def test_json_is_of_its_type_where_the_model_would_write_something_else(
+    run_program: Any,
+) -> None:
+    body = """
+from typing import Literal
+
+@dataclass
+class Friend:
+    name: Literal["Ben", "Leo"]
+    city: str
+
+question = 'Extract the data as JSON.\\nSchema: {"name": "string", "city": "string"}\\n' \\
+    "Text: Anna has a cat. The home of Anna is in Oslo."
+async with Chat() as chat:
+    await chat.user(question).prepare()
+    with chat.context.fork() as free:
+        try:
+            await generate_json(free, Friend, is_constrained=False).value()
+        except WrongValueError as error:
+            refusal = str(error)
+    friend = await generate_json(chat.context, Friend).value()
+    return [refusal, friend]
+"""
+    refusal, friend = run_program(body)
+    assert refusal == "at .name: expected one of 'Ben', 'Leo', got \"Anna\""
+    assert friend["name"] in ("Ben", "Leo")
+
+
 def test_a_transcript_of_thoughts_and_actions_is_played(run_program: Any) -> None:
     body = """
 @tool

@@ -21,6 +21,7 @@ def test_a_working_installation_is_reported_as_such(
     for word in (
         "Python",
         "torch",
+        "native kernels",
         "wasmtime",
         "FlashInfer",
         "GPU",

@@ -25,6 +25,7 @@ from tests.control.engines import Outcomes
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
+    from pie_trio.control.device_thread import Device
     from pie_trio.engine_api import Engine
 
 T = TypeVar("T")
@@ -244,15 +245,16 @@ async def open_world(
     swap_pages: int = 99,
     engine: Engine | None = None,
     step_seconds: float = 0.01,
+    device: Device | None = None,
     **control: Any,
 ) -> AsyncGenerator[World]:
-    """Serve a fake model whose steps take trio's time."""
+    """Serve a fake model whose steps take trio's time, or end when the device lets them."""
     engine = engine or FakeEngine(num_pages=num_pages, page_size=PAGE_SIZE)
     page_bytes = engine.info.page_bytes
     config = ControlConfig(swap_bytes=swap_pages * page_bytes, **control)
     pool = PagePool(num_pages=num_pages, page_size=PAGE_SIZE)
     embeds = EmbedPool(engine.info.num_embeds)
-    device = InlineDevice(step_seconds)
+    device = device or InlineDevice(step_seconds)
     batcher = Batcher(engine, pool, embeds, config, device, max_queued=9999)
     async with trio.open_nursery() as nursery:
         world = World(engine, pool, embeds, batcher, config, nursery)

@@ -322,6 +322,25 @@ async def test_a_withdrawn_copy_is_made_for_the_handle_that_stands_for_it() -> N
         assert rig.pool.holes == set()
 
 
+async def test_a_copy_does_not_miss_what_is_to_be_written_after_it() -> None:
+    async with open_rig(gated=True) as rig:
+        source, target = rig.pool.allocate(), rig.pool.allocate()
+        rig.pool.positions[source] = [0, 1, -1, -1]
+        rig.pool.filled[source, 1] = True  # slot 0 is a hole, which the copy leaves out
+        rig.pool.note_written(np.array([source]), 0, 1, is_good=False)
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        rig.pool.positions[target, :2] = [1, -1]
+        rig.batcher.submit(rig.outcomes.copy(1, [PageCopy(source, target, 1, 0, 2)]))
+        rig.pool.positions[source, 2] = 2
+        late = rig.submit(2, page=source, num_tokens=3)
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2)
+        assert rig.outcomes.by_token[1] is None
+        assert late.is_finished
+        assert rig.pool.filled[target].tolist() == [True, False, False, False]
+
+
 async def test_pages_are_kept_until_the_commands_that_use_them_are_done() -> None:
     async with open_rig(gated=True) as rig:
         read, written = rig.pool.allocate(), rig.pool.allocate()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -8,21 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import invariant, precondition, rule
 
 from pie_trio.control.embeds import EmbedPool
 from pie_trio.control.page_table import PageTable
 from pie_trio.control.pages import SWAPPED, UNBOUND, PagePool
 from pie_trio.engine_api import PageCopy
-from pie_trio.errors import OutOfEmbedsError
+from pie_trio.errors import OutOfEmbedsError, UnknownHandleError
+from tests.control.machines import CountedMachine
 
 NUM_PAGES, PAGE_SIZE, NUM_EMBEDS = 6, 3, 3
 INDEX = st.integers(0, 1000)
+INFERLET = st.integers(0, 1)
 OFFSET = st.integers(0, PAGE_SIZE - 1)
 SLOT = tuple[int, bool]
 """What a model of a slot is: its position, or -1, and whether it was written."""
@@ -38,8 +36,19 @@ class Content:
     data: list[int] = field(default_factory=lambda: [0] * PAGE_SIZE)
 
 
-class PoolMachine(RuleBasedStateMachine):
+@dataclass(frozen=True)
+class Write:
+    """A forward of one token of an inferlet, on its way."""
+
+    table: PageTable
+    page: int
+    slot: int
+
+
+class PoolMachine(CountedMachine):
     """A pool beside a model in which every page has its own contents, and never moves.
+
+    Two inferlets with tables of their own use it, and the exports of either.
 
     The device is an array of numbers: one for each slot, written with a fresh number.
     """
@@ -48,11 +57,13 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = PagePool(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
         self.embeds = EmbedPool(NUM_EMBEDS)
-        self.table = PageTable(max_handles=99, page_size=PAGE_SIZE)
+        self.tables = [
+            PageTable(max_handles=99, page_size=PAGE_SIZE) for _ in range(2)
+        ]
+        self.exported: list[int] = []
         self.device = np.full((NUM_PAGES, PAGE_SIZE), -1, np.int64)
         self.pages: dict[int, Content] = {}
-        self.pending: list[tuple[int, int, int]] = []  # page, slot, number of the pins
-        self.pins: list[int] = []
+        self.pending: list[Write] = []
         self.owned: list[int] = []
         self.stored: dict[int, bool] = {}
         self.embed_pins: list[int] = []
@@ -63,9 +74,21 @@ class PoolMachine(RuleBasedStateMachine):
     def note_freed(self) -> None:
         self.num_freed += 1
 
-    def pick(self, index: int) -> int:
-        """Return a handle."""
-        return list(self.table)[index % len(self.table)]
+    @property
+    def handles(self) -> list[tuple[PageTable, int]]:
+        return [(table, handle) for table in self.tables for handle in table]
+
+    def pick(self, index: int) -> tuple[PageTable, int]:
+        """Return a handle, and whose it is."""
+        return self.handles[index % len(self.handles)]
+
+    def add(self, inferlet: int, page: int) -> tuple[PageTable, int]:
+        """Add a handle; the other inferlet may use the same number."""
+        table = self.tables[inferlet]
+        number = max(table, default=-1) + 1
+        table.check_unused([number])
+        table.add(number, page)
+        return table, number
 
     def forget_unheld(self) -> None:
         for page, content in list(self.pages.items()):
@@ -74,58 +97,82 @@ class PoolMachine(RuleBasedStateMachine):
 
     # ---- handles ----------------------------------------------------------------------
 
-    @rule()
-    def allocate(self) -> None:
+    @rule(inferlet=INFERLET)
+    def allocate(self, inferlet: int) -> None:
         page = self.pool.allocate()
         assert page not in self.pages, "a page is never lent twice"
         self.pages[page] = Content()
-        self.table.add(next(self.numbers), page)
+        self.add(inferlet, page)
 
-    @precondition(lambda self: bool(len(self.table)))
-    @rule(index=INDEX)
-    def fork(self, index: int) -> None:
-        handle = self.pick(index)
-        page = self.table.get(handle)
+    @precondition(lambda self: bool(self.handles))
+    @rule(index=INDEX, inferlet=INFERLET)
+    def fork(self, index: int, inferlet: int) -> None:
+        """Share a page, with the same inferlet or with the other, as an import does."""
+        table, handle = self.pick(index)
+        page = table.get(handle)
         self.pool.share(page)
         self.pages[page].owners += 1
-        fork = next(self.numbers)
-        self.table.add(fork, page)
-        if handle in self.table.hidden:
-            self.table.hide(fork, self.table.hidden[handle])
+        other, fork = self.add(inferlet, page)
+        if handle in table.hidden:
+            other.hide(fork, table.hidden[handle])
 
-    @precondition(lambda self: bool(len(self.table)))
+    @precondition(lambda self: bool(self.handles))
     @rule(index=INDEX)
-    def release(self, index: int) -> None:
-        handle = self.pick(index)
-        page = self.table.remove(handle)
+    def export(self, index: int) -> None:
+        table, handle = self.pick(index)
+        page = table.get(handle)
+        self.pool.share(page)
+        self.pages[page].owners += 1
+        self.exported.append(page)
+
+    @precondition(lambda self: self.exported)
+    @rule(index=INDEX)
+    def end_export(self, index: int) -> None:
+        self.release_page(self.exported.pop(index % len(self.exported)))
+
+    def release_page(self, page: int) -> None:
         self.pool.release(page)
         self.pages[page].owners -= 1
         self.forget_unheld()
-        assert handle not in self.table.hidden
 
-    @precondition(lambda self: bool(len(self.table)))
+    @precondition(lambda self: bool(self.handles))
+    @rule(index=INDEX)
+    def release(self, index: int) -> None:
+        table, handle = self.pick(index)
+        self.release_page(table.remove(handle))
+        assert handle not in table.hidden
+        with pytest.raises(UnknownHandleError):
+            table.get(handle)
+
+    @rule(inferlet=INFERLET)
+    def end_inferlet(self, inferlet: int) -> None:
+        """Give everything back; what is on its way is withdrawn, and unpins by and by."""
+        for page in self.tables[inferlet].clear():
+            self.release_page(page)
+
+    @precondition(lambda self: bool(self.handles))
     @rule(index=INDEX, mask=st.lists(st.booleans(), min_size=3, max_size=3))
     def mask(self, index: int, mask: list[bool]) -> None:
-        handle = self.pick(index)
-        self.table.hide(handle, np.array(mask, np.bool_))
-        shown = self.table.hidden_slots([handle])
+        table, handle = self.pick(index)
+        table.hide(handle, np.array(mask, np.bool_))
+        shown = table.hidden_slots([handle])
         assert (shown is None) == (not any(mask))
         assert shown is None or shown.tolist() == mask
 
     # ---- commands ---------------------------------------------------------------------
 
-    @precondition(lambda self: bool(len(self.table)))
+    @precondition(lambda self: bool(self.handles))
     @rule(index=INDEX, slot=OFFSET, position=st.integers(0, 99))
     def submit_write(self, index: int, slot: int, position: int) -> None:
         """Plan a forward of one token, which runs later, or never."""
-        handle = self.pick(index)
-        old = self.table.get(handle)
+        table, handle = self.pick(index)
+        old = table.get(handle)
         page = self.pool.make_writable(old)
         assert (page == old) == (self.pages[old].owners == 1)
         if page != old:
             self.pages[old].owners -= 1
             self.pages[page] = Content(slots=copy.deepcopy(self.pages[old].slots))
-            self.table.replace(handle, page)
+            table.replace(handle, page)
             if not self.copy_whole(old, page):
                 self.pages[page].slots = [(p, False) for p, _ in self.pages[old].slots]
                 self.pool.note_lost(page)
@@ -136,7 +183,7 @@ class PoolMachine(RuleBasedStateMachine):
         slots[slot] = position, slots[slot][1]
         self.pool.pin(np.array([page], np.int32))
         self.pages[page].pins += 1
-        self.pending.append((page, slot, len(self.pending)))
+        self.pending.append(Write(table, page, slot))
 
     def copy_whole(self, old: int, new: int) -> bool:
         """Let the device copy a page, if there is room for it."""
@@ -170,7 +217,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(index=INDEX, outcome=st.sampled_from(["run", "run", "withdraw", "fail"]))
     def finish_write(self, index: int, outcome: str) -> None:
         place = index % len(self.pending)
-        page, slot, _ = self.pending[place]
+        page, slot = self.pending[place].page, self.pending[place].slot
         content = self.pages[page]
         if outcome != "withdraw" and not self.bind(page):
             return
@@ -187,13 +234,14 @@ class PoolMachine(RuleBasedStateMachine):
         content.pins -= 1
         self.forget_unheld()
 
-    @precondition(lambda self: bool(len(self.table)))
+    @precondition(lambda self: bool(self.handles))
     @rule(origin=INDEX, into=INDEX, start=OFFSET, end=OFFSET, good=st.booleans())
     def copy_tokens(
         self, origin: int, into: int, start: int, end: int, good: bool
     ) -> None:
-        old = self.table.get(self.pick(origin))
-        new = self.table.get(self.pick(into))
+        table, handle = self.pick(origin)
+        other, target = self.pick(into)
+        old, new = table.get(handle), other.get(target)
         if self.pages[new].owners > 1 or not self.bind(old, new):
             return
         size = PAGE_SIZE - max(start, end)
@@ -214,13 +262,23 @@ class PoolMachine(RuleBasedStateMachine):
 
     # ---- moves ------------------------------------------------------------------------
 
-    @precondition(lambda self: bool(len(self.table)))
-    @rule()
-    def suspend(self) -> None:
-        pins = [np.array([page], np.int32) for page, _, _ in self.pending]
-        pages = self.pool.exclusive(
-            [self.table.get(handle) for handle in self.table], pins
-        )
+    @rule(inferlet=INFERLET)
+    def suspend(self, inferlet: int) -> None:
+        table = self.tables[inferlet]
+        own = [write.page for write in self.pending if write.table is table]
+        pins = [np.array([page], np.int32) for page in own]
+        pages = self.pool.exclusive(table.values(), pins)
+        held = Counter(table.values())
+        expected = [
+            page
+            for page, content in self.pages.items()
+            if self.pool.physical[page] >= 0
+            and content.owners == held[page]
+            and content.pins == own.count(page)
+        ]
+        assert sorted(pages) == sorted(expected), "what only it has to do with"
+        if not pages:
+            return
         data = self.device[self.pool.physical[pages]].view(np.uint8)
         self.pool.swap_out(pages, data.reshape(len(pages), PAGE_SIZE * 8))
         assert all(self.pool.physical[page] == SWAPPED for page in pages)
@@ -284,6 +342,30 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool.num_pins(page) == content.pins
 
     @invariant()
+    def free_and_held_pages_are_all(self) -> None:
+        places = {page: int(self.pool.physical[page]) for page in self.pages}
+        on_device = [place for place in places.values() if place >= 0]
+        assert len(set(on_device)) == len(on_device), "no place stands for two pages"
+        assert self.pool.num_free + len(on_device) == NUM_PAGES
+        swapped = {page for page, place in places.items() if place == SWAPPED}
+        assert swapped == self.pool.swapped.keys()
+
+    @invariant()
+    def every_owner_is_a_handle_or_an_export(self) -> None:
+        """So that what ends gives back exactly what it held."""
+        owners = Counter(self.exported)
+        for table in self.tables:
+            owners.update(table.values())
+        assert owners == Counter({p: c.owners for p, c in self.pages.items() if c.owners})
+
+    @invariant()
+    def what_is_on_its_way_keeps_its_page(self) -> None:
+        """Also once its inferlet has ended."""
+        for write in self.pending:
+            assert write.page in self.pages
+            assert self.pool.num_pins(write.page) > 0
+
+    @invariant()
     def slots_are_what_was_asked_and_written(self) -> None:
         for page, content in self.pages.items():
             found = zip(
@@ -311,7 +393,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_was_never_to_be_written_or_failed_is_a_hole_and_nothing_else(self) -> None:
-        unfinished = {(page, slot) for page, slot, _ in self.pending}
+        unfinished = {(write.page, write.slot) for write in self.pending}
         for page, content in self.pages.items():
             gaps = {
                 (page, slot)

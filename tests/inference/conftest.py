@@ -6,6 +6,7 @@ import pytest
 
 from pie_trio.inference.engine import open_engine
 from pie_trio.inference.fake import FakeEngine
+from pie_trio.inference.kernels.library import find_library
 from tests.model_factory import LlamaShape, write_llama_directory
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.inference.engine import LoadedModel, TorchEngine
+    from pie_trio.inference.kernels.choosing import KernelsName
 
 GOLDEN_MODELS = ("stories260K", "TinyStories-656K")
 
@@ -38,17 +40,32 @@ def untied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama_directory(path, shape, seed=1)
 
 
+@pytest.fixture(scope="session", params=["torch", "native"])
+def kernels_name(request: pytest.FixtureRequest) -> KernelsName:
+    """Both implementations of the kernels; skips where there is no library."""
+    if request.param == "torch":
+        return "torch"
+    if isinstance(library := find_library(), str):
+        pytest.skip(f"no native kernels: {library}")
+    return "native"
+
+
 @pytest.fixture
-def tiny_model(tiny_llama: Path) -> Iterator[LoadedModel]:
+def tiny_model(tiny_llama: Path, kernels_name: KernelsName) -> Iterator[LoadedModel]:
     """The random model with 64 pages of 4 tokens."""
     model = open_engine(
-        tiny_llama, name="tiny", num_pages=64, page_size=4, num_threads=NUM_THREADS
+        tiny_llama,
+        name="tiny",
+        num_pages=64,
+        page_size=4,
+        num_threads=NUM_THREADS,
+        kernels=kernels_name,
     )
     yield model
     model.engine.close()
 
 
-@pytest.fixture(params=["fake", "real", "real-untied"])
+@pytest.fixture(params=["fake", "torch", "torch-untied", "native", "native-untied"])
 def engine(
     request: pytest.FixtureRequest, tiny_llama: Path, untied_llama: Path
 ) -> Iterator[FakeEngine | TorchEngine]:
@@ -58,13 +75,17 @@ def engine(
             num_pages=NUM_PAGES, page_size=PAGE_SIZE, num_embeds=NUM_EMBEDS
         )
         return
+    kernels, _, untied = str(request.param).partition("-")
+    if kernels == "native" and isinstance(library := find_library(), str):
+        pytest.skip(f"no native kernels: {library}")
     opened = open_engine(
-        tiny_llama if request.param == "real" else untied_llama,
+        untied_llama if untied else tiny_llama,
         name="real",
         num_pages=NUM_PAGES,
         page_size=PAGE_SIZE,
         num_embeds=NUM_EMBEDS,
         num_threads=NUM_THREADS,
+        kernels="native" if kernels == "native" else "torch",
     )
     yield opened.engine
     opened.engine.close()

@@ -145,7 +145,7 @@ def test_a_failure_of_torch_is_an_engine_error(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fail)
+    monkeypatch.setattr(torch.nn.functional, "embedding", fail)
     with pytest.raises(EngineError, match="torch failed in a batch: out of memory"):
         run(tiny_model.engine, Context([0]).feed(b"a"))
 

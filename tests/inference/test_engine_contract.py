@@ -466,7 +466,8 @@ def test_closing_twice_is_fine_and_a_closed_engine_refuses(engine: Engine) -> No
 
 def test_results_stay_as_they_are_when_the_engine_goes_on(engine: Engine) -> None:
     def snapshot(result: OutputResult) -> list[Any]:
-        return [getattr(result, name).tolist() for name in result.__slots__]
+        values = [getattr(result, name) for name in result.__slots__]
+        return [np.asarray(value).tolist() for value in values]
 
     request = Context(range(8)).feed(PROMPT, top_k=4, logits=True, hidden=True)
     (result,) = first_outputs(engine, request)

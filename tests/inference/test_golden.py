@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.inference.engine import LoadedModel
+    from pie_trio.inference.kernels.choosing import KernelsName
 
 NUM_CASES, NUM_TOKENS, MAX_LEN = 10, 64, 128
 
 
 @pytest.fixture(scope="module")
-def model(golden_directory: Path) -> LoadedModel:
-    return open_golden(golden_directory, page_size=16)
+def model(golden_directory: Path, kernels_name: KernelsName) -> LoadedModel:
+    return open_golden(golden_directory, kernels_name, page_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,16 @@ def cases(golden_directory: Path) -> list[dict[str, Any]]:
     return cases
 
 
-def open_golden(directory: Path, *, page_size: int) -> LoadedModel:
+def open_golden(
+    directory: Path, kernels: KernelsName, *, page_size: int
+) -> LoadedModel:
     return open_engine(
         directory,
         name=directory.name,
         num_pages=2 * NUM_CASES * MAX_LEN // page_size,
         page_size=page_size,
         num_threads=NUM_THREADS,
+        kernels=kernels,
     )
 
 
@@ -60,12 +64,13 @@ def test_each_prompt_alone_gives_the_golden_tokens(
 )
 def test_all_prompts_in_one_ragged_batch_give_the_golden_tokens(
     golden_directory: Path,
+    kernels_name: KernelsName,
     cases: list[dict[str, Any]],
     page_size: int,
     chunk_size: int | None,
     stagger: int,
 ) -> None:
-    engine = open_golden(golden_directory, page_size=page_size).engine
+    engine = open_golden(golden_directory, kernels_name, page_size=page_size).engine
     pages = page_lists(NUM_CASES, MAX_LEN // page_size, seed=page_size)
     tokens = generate(
         engine,
@@ -134,10 +139,15 @@ def test_the_tokenizer_gives_the_golden_ids_and_texts(
 
 
 def test_bfloat16_agrees_until_a_margin_is_small(
-    golden_directory: Path, cases: list[dict[str, Any]]
+    golden_directory: Path, kernels_name: KernelsName, cases: list[dict[str, Any]]
 ) -> None:
     engine = open_engine(
-        golden_directory, name="m", num_pages=8, dtype="bfloat16", num_threads=1
+        golden_directory,
+        name="m",
+        num_pages=8,
+        dtype="bfloat16",
+        num_threads=1,
+        kernels=kernels_name,
     ).engine
     for case in cases:
         tokens = generate(engine, [Context(range(8))], [case["input_ids"]], NUM_TOKENS)

@@ -15,6 +15,8 @@ from tests.inference.contexts import Context
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pie_trio.inference.kernels.choosing import KernelsName
+
 transformers: Any = pytest.importorskip(
     "transformers",
     reason="transformers is not installed: the golden files stand in for it",
@@ -23,7 +25,7 @@ transformers: Any = pytest.importorskip(
 
 @pytest.mark.parametrize("name", ["tiny_llama", "untied_llama"])
 def test_the_logits_are_those_of_transformers(
-    request: pytest.FixtureRequest, name: str
+    request: pytest.FixtureRequest, name: str, kernels_name: KernelsName
 ) -> None:
     directory: Path = request.getfixturevalue(name)
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -32,7 +34,9 @@ def test_the_logits_are_those_of_transformers(
     token_ids = [256, *b"Once upon a time"]
     with torch.inference_mode():
         expected = model(torch.tensor([token_ids])).logits[0].numpy()
-    engine = open_engine(directory, name="m", num_pages=2, num_threads=1).engine
+    engine = open_engine(
+        directory, name="m", num_pages=2, num_threads=1, kernels=kernels_name
+    ).engine
     request_ = Context([0, 1]).feed(token_ids, rows=range(len(token_ids)))
     found = engine.forward_logits(Batch((request_,)))
     np.testing.assert_allclose(found, expected, atol=1e-4)

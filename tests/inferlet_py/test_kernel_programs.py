@@ -613,6 +613,38 @@ async def a_timeout_has_no_deadline_before_it_is_entered(lib: Any, log: Log) -> 
 
 
 @program
+async def a_relative_deadline_counts_from_when_it_is_set(lib: Any, log: Log) -> None:
+    scope = lib.CancelScope()
+    log((scope.is_relative, scope.relative_deadline))
+    scope.relative_deadline = 2
+    log((scope.is_relative, scope.relative_deadline))
+    await lib.sleep(1)
+    with scope:
+        log((scope.is_relative, scope.deadline))
+        await lib.sleep(0.5)
+        log(scope.relative_deadline)
+        scope.relative_deadline = 3
+        await sleep_and_log(lib, log, 9, "inside")
+    log((look(scope), scope.relative_deadline))
+    absolute = lib.CancelScope(deadline=9)
+    log(absolute.is_relative)
+    for change in (lambda: absolute.relative_deadline, lambda: later(absolute, 1)):
+        try:
+            change()
+        except RuntimeError:
+            log("refused")
+    for seconds in (-1, math.nan):
+        try:
+            later(lib.CancelScope(), seconds)
+        except ValueError:
+            log("refused")
+
+
+def later(scope: Any, seconds: float) -> None:
+    scope.relative_deadline = seconds
+
+
+@program
 async def impossible_times_are_refused(lib: Any, log: Log) -> None:
     async def refuse(make: Callable[[], Any]) -> None:
         try:
@@ -1610,6 +1642,31 @@ async def a_pipeline_of_three_stages(lib: Any, log: Log) -> None:
             log(value)
 
 
+@program
+async def a_channel_tells_its_state(lib: Any, log: Log) -> None:
+    send, receive = lib.open_memory_channel(1)
+
+    def look_at(end: Any) -> None:
+        found = end.statistics()
+        log((found.current_buffer_used, found.max_buffer_size))
+        log((found.open_send_channels, found.open_receive_channels))
+        log((found.tasks_waiting_send, found.tasks_waiting_receive))
+
+    async with lib.open_nursery() as nursery:
+        nursery.start_soon(receive.receive)
+        await lib.sleep(1)
+        look_at(send)
+        other = send.clone()
+        for number in range(3):
+            nursery.start_soon(other.send, number)
+        await lib.sleep(1)
+        look_at(receive)
+        receive.receive_nowait()
+        send.close()
+        look_at(receive)
+        log(receive.receive_nowait())
+
+
 # ---- limiters and locks
 
 
@@ -1672,6 +1729,60 @@ async def limiters_refuse_misuse(lib: Any, log: Log) -> None:
             lib.CapacityLimiter(total)
         except (TypeError, ValueError) as error:
             log(type(error).__name__)
+
+
+@program
+async def a_semaphore_lets_in_as_many_as_it_says(lib: Any, log: Log) -> None:
+    semaphore = lib.Semaphore(2, max_value=2)
+
+    async def work(name: str, patience: float) -> None:
+        with lib.move_on_after(patience) as scope:
+            async with semaphore:
+                await sleep_and_log(lib, log, 1 + 0.1 * patience, name)
+        log((name, look(scope), semaphore.value))
+
+    async with lib.open_nursery() as nursery:
+        for name, patience in zip("abcd", (9, 7, 0.3, 5), strict=True):
+            nursery.start_soon(work, name, patience)
+        await lib.sleep(0.5)
+        log(semaphore.value)
+    log((semaphore.value, semaphore.max_value))
+
+
+@program
+async def a_semaphore_is_released_by_anybody(lib: Any, log: Log) -> None:
+    semaphore = lib.Semaphore(0)
+    async with lib.open_nursery() as nursery:
+        nursery.start_soon(acquire_twice, lib, log, semaphore)
+        await lib.sleep(1)
+        semaphore.release()
+        await lib.sleep(1)
+        semaphore.release()
+    semaphore.release()
+    await semaphore.acquire()
+    log(semaphore.value)
+
+
+async def acquire_twice(lib: Any, log: Log, semaphore: Any) -> None:
+    for number in range(2):
+        await semaphore.acquire()
+        log(number)
+
+
+@program
+async def semaphores_refuse_misuse(lib: Any, log: Log) -> None:
+    for arguments, most in (((-1,), None), ((1.5,), None), ((2,), 1), ((1,), 1.5)):
+        try:
+            lib.Semaphore(*arguments, max_value=most)
+        except (TypeError, ValueError) as error:
+            log(type(error).__name__)
+    full = lib.Semaphore(1, max_value=1)
+    try:
+        full.release()
+    except ValueError:
+        log("released too often")
+    full.acquire_nowait()
+    await try_acquire(lib, log, full)
 
 
 async def try_acquire(lib: Any, log: Log, limiter: Any) -> None:

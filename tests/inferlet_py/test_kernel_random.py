@@ -67,7 +67,18 @@ class _Machine:
         self.lib = lib
         self._log = log
         self.event = lib.Event()
-        self.send_channel, self.receive_channel = lib.open_memory_channel(1)
+        self.limiters = (lib.Lock(), lib.CapacityLimiter(2), lib.Semaphore(1))
+        # By number of the channel: its ends, of which there may come more.
+        self.senders: list[list[Any]] = []
+        self.receivers: list[list[Any]] = []
+        for size in range(3):
+            sender, receiver = lib.open_memory_channel(size)
+            self.senders.append([sender])
+            self.receivers.append([receiver])
+
+    def end_of(self, ends: list[list[Any]], op: Op) -> Any:
+        """Choose an end, by the amount its channel and by the flag which of its clones."""
+        return ends[op.amount % len(ends)][-1 if op.flag else 0]
 
     async def run(self, body: Body, env: Env) -> None:
         for op in body:
@@ -117,15 +128,37 @@ class _Machine:
 
     async def send(self, op: Op, env: Env) -> None:
         with self.lib.move_on_after(op.seconds) as scope:
-            await self.send_channel.send(op.number)
+            await self.end_of(self.senders, op).send(op.number)
         self.log(env, op, scope.cancelled_caught)
 
     async def receive(self, op: Op, env: Env) -> None:
         with self.lib.move_on_after(op.seconds):
-            self.log(env, op, await self.receive_channel.receive())
+            self.log(env, op, await self.end_of(self.receivers, op).receive())
+
+    async def exchange_nowait(self, op: Op, env: Env) -> None:
+        try:
+            if op.number % 2:
+                self.end_of(self.senders, op).send_nowait(op.number)
+            else:
+                self.log(env, op, self.end_of(self.receivers, op).receive_nowait())
+        except self.lib.WouldBlock:
+            self.log(env, op, "would block")
+
+    async def drain(self, op: Op, env: Env) -> None:
+        with self.lib.move_on_after(op.seconds):
+            async for value in self.end_of(self.receivers, op):
+                self.log(env, op, value)
+
+    async def clone(self, op: Op, env: Env) -> None:
+        ends = (self.senders, self.receivers)[op.number % 2]
+        ends[op.amount % len(ends)].append(self.end_of(ends, op).clone())
 
     async def close(self, op: Op, env: Env) -> None:
-        (self.send_channel if op.flag else self.receive_channel).close()
+        self.end_of((self.senders, self.receivers)[op.number % 2], op).close()
+
+    async def count(self, op: Op, env: Env) -> None:
+        found = self.end_of(self.senders, op).statistics()
+        self.log(env, op, [getattr(found, name) for name in STATISTICS])
 
     # ---- operations with bodies
 
@@ -147,6 +180,19 @@ class _Machine:
                 child = dataclasses.replace(inner, task=f"{env.task}.{number}")
                 nursery.start_soon(self.run, body, child)
             await self.run(op.bodies[0], inner)
+
+    async def limited(self, op: Op, env: Env) -> None:
+        async with self.limiters[op.amount % len(self.limiters)]:
+            await self.run(op.bodies[0], env)
+        self.log(env, op, self.limiters[2].value)
+
+    async def catch_group(self, op: Op, env: Env) -> None:
+        try:
+            await self.run(op.bodies[0], env)
+        except* ValueError as group:
+            self.log(env, op, describe(group))
+            if op.flag:
+                await self.run(op.bodies[1], env)
 
     async def spawn(self, op: Op, env: Env) -> None:
         if env.nursery is not None:
@@ -188,7 +234,11 @@ class _Machine:
 LEAVES = [
     "cancel",
     "checkpoint",
+    "clone",
     "close",
+    "count",
+    "drain",
+    "exchange_nowait",
     "fail",
     "look",
     "move_deadline",
@@ -207,7 +257,16 @@ NUM_BODIES = {
     "start": 3,
     "clean_up": 2,
     "catch": 1,
+    "catch_group": 2,
+    "limited": 1,
 }
+STATISTICS = (
+    "current_buffer_used",
+    "open_send_channels",
+    "open_receive_channels",
+    "tasks_waiting_send",
+    "tasks_waiting_receive",
+)
 
 
 def composites(ops: st.SearchStrategy[Op]) -> st.SearchStrategy[Op]:
@@ -241,13 +300,37 @@ programs = (
 )
 
 
+# Tasks that do little but meet each other: random trees rarely get them to.
+MEETINGS = ["send", "receive", "exchange_nowait", "drain", "clone", "close", "count"]
+meetings = st.builds(
+    Op,
+    kind=st.sampled_from([*MEETINGS, "sleep"]),
+    amount=st.integers(0, 2),
+    flag=st.booleans(),
+)
+limited = st.builds(
+    Op,
+    kind=st.sampled_from(["limited", "scope"]),
+    amount=st.integers(0, 2),
+    flag=st.booleans(),
+    bodies=st.tuples(st.lists(meetings, min_size=1, max_size=2).map(tuple)),
+)
+crowds = st.builds(
+    Op,
+    kind=st.just("nursery"),
+    amount=st.just(0),
+    flag=st.just(False),
+    bodies=st.tuples(
+        *[st.lists(meetings | limited, min_size=1, max_size=6).map(tuple)] * 4
+    ),
+).map(lambda op: number_ops((op,), itertools.count(1)))
+
+
 def total_ops(body: Body) -> int:
     return sum(1 + sum(total_ops(inner) for inner in op.bodies) for op in body)
 
 
-@settings(deadline=None)
-@given(body=programs)
-def test_a_random_program_does_the_same_as_under_trio(body: Body) -> None:
+def compare(body: Body) -> None:
     async def main(lib: Any, log: Log) -> None:
         await _Machine(lib, log).run(body, Env("main"))
 
@@ -257,3 +340,17 @@ def test_a_random_program_does_the_same_as_under_trio(body: Body) -> None:
     # another is about to raise Cancelled in checkpoint_if_cancelled.
     assume("AssertionError" not in repr(expected))
     assert actual == expected
+
+
+@settings(deadline=None)
+@given(body=programs)
+def test_a_random_program_does_the_same_as_under_trio(body: Body) -> None:
+    compare(body)
+
+
+@settings(deadline=None)
+@given(body=crowds.filter(lambda body: total_ops(body) <= MAX_OPS))
+def test_a_random_crowd_meets_in_channels_and_limiters_as_under_trio(
+    body: Body,
+) -> None:
+    compare(body)

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferlet_py import SignatureError, WrongArgumentError, inferlet
+from inferlet_py import (
+    SignatureError,
+    WrongArgumentError,
+    WrongResultError,
+    inferlet,
+    schema_of,
+)
 from inferlet_py._signature import Signature
 
 if TYPE_CHECKING:
@@ -84,8 +90,9 @@ def test_arguments_are_converted_to_what_the_types_say() -> None:
         ({"heat": "hot"}, "argument 'heat': expected float, got \"hot\" (str)"),
         ({"kind": "c"}, "argument 'kind': expected one of 'a', 'b', 3, got \"c\""),
         ({"maybe": "x"}, "argument 'maybe': expected int or None"),
+        ({"words": 1}, "argument 'words': expected list of str or None, got 1 (int)"),
         ({"words": [1]}, "argument 'words': expected list of str or None"),
-        ({"table": {"k": "v"}}, "argument 'table'"),
+        ({"table": {"k": "v"}}, "argument 'table' at .k: expected float"),
         ({"text": "x" * 100, "count": "y" * 100}, "argument 'count'"),
         ({"texd": "x"}, "there is no argument 'texd': it takes text, count"),
     ],
@@ -134,7 +141,84 @@ def test_a_function_without_parameters_takes_nothing() -> None:
         Signature(nothing).convert({"x": 1})
 
 
+async def result_of_int() -> list[int]:
+    return []
+
+
+async def result_of_pair() -> tuple[str, int] | None:
+    return None
+
+
+async def result_of_nothing() -> None: ...
+
+
+async def result_of_anything(): ...  # type: ignore[no-untyped-def]  # noqa: ANN201
+
+
+@pytest.mark.parametrize(
+    ("function", "good", "bad", "message"),
+    [
+        (result_of_int, [1], [1, "x"], "the program's result[1]: expected int"),
+        (result_of_pair, ("a", 1), ("a",), "expected list of 2 (str, int) or None"),
+        (
+            result_of_nothing,
+            None,
+            1,
+            "the program's result: expected None, got 1 (int)",
+        ),
+    ],
+)
+def test_a_result_is_what_the_signature_says(
+    function: Callable[..., Any], good: object, bad: object, message: str
+) -> None:
+    signature = Signature(function)
+    signature.check_result(good)
+    with pytest.raises(WrongResultError) as error:
+        signature.check_result(bad)
+    assert message in str(error.value)
+
+
+def test_a_result_without_a_type_may_be_anything() -> None:
+    signature = Signature(result_of_anything)
+    signature.check_result({"a": [1]})
+    assert signature.result_schema() == {}
+
+
+async def hinted(x: "Callable[..., Any]") -> None: ...  # noqa: UP037
+
+
+def test_a_type_for_type_checkers_alone_is_refused_with_the_way_out() -> None:
+    with pytest.raises(SignatureError, match="Callable is not known when the program"):
+        Signature(hinted)
+
+
 _NO_JSON = object()
+
+
+@inferlet
+async def described(words: tuple[str, ...] = ("a",)) -> dict[str, float]:
+    """Count."""
+    return dict.fromkeys(words, 1.0)
+
+
+def test_the_schema_of_a_program_has_arguments_and_result() -> None:
+    assert schema_of(described) == {
+        "name": "described",
+        "documentation": "Count.",
+        "arguments": {
+            "type": "object",
+            "properties": {
+                "words": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "default": ["a"],
+                }
+            },
+            "required": [],
+            "additionalProperties": False,
+        },
+        "result": {"type": "object", "additionalProperties": {"type": "number"}},
+    }
 
 
 async def untyped(x) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 import pie_trio
-from training.corpus import react, stream, tool_calls
+from training.corpus import react, records, stream, tool_calls
 from training.corpus.documents import chat
 from training.corpus.toolbox import TOOLS
 from training.export import CHAT_TEMPLATE, load_model
@@ -57,6 +57,24 @@ def test_it_calls_a_tool_in_json(generator: Generator) -> None:
     messages = (("system", system), ("user", CITY_QUESTION), ("assistant", ""))
     [text] = generator.complete([chat(*messages)[0].prompt])
     assert tool_calls.parse_calls(text) == [("weather", {"city": "Oslo"})]
+
+
+def test_under_a_schema_it_writes_what_fits_whatever_it_was_asked(
+    generator: Generator,
+) -> None:
+    pytest.importorskip("llguidance")
+    prompts = [
+        chat(("user", question), ("assistant", ""))[0].prompt
+        for question in ("Write JSON.", "Tell me a story.", "What is 12 * 7?")
+    ]
+    kinds = {"kelmo": "boolean", "bira": "boolean"}
+    schema = records.strict_schema(kinds)
+    free = generator.complete_schemas(prompts, [schema] * 3, max_tokens=100)
+    for text in free:
+        assert text is None or records.matches(json.loads(text), kinds)
+    assert any(text is not None for text in free)
+    cut = generator.complete_schemas(prompts, [schema] * 3, max_tokens=5)
+    assert cut == [None, None, None]
 
 
 def test_it_calls_a_tool_in_a_transcript(generator: Generator) -> None:

@@ -12,6 +12,7 @@ from pie_trio.application.host.forward import (
 )
 from pie_trio.application.host.in_flight import check_room
 from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
+from pie_trio.application.host.processors import resolve_processor
 from pie_trio.application.host.traits import check_trait
 from pie_trio.application.wasm.values import (
     BOOL,
@@ -60,7 +61,7 @@ STREAM_REQUEST = Record(
     max_unread=U32,
     adapter=STRING,
 )
-FINISH_REASON = Enum("length", "stop-token", "stop-text", "stopped")
+FINISH_REASON = Enum("length", "stop-token", "stop-text", "stopped", "grammar")
 CHUNK = Record(
     tokens=List(U32),
     text=STRING,
@@ -96,7 +97,7 @@ def start_decode_stream(
 ) -> None:
     """Start a stream under an unused number."""
     found, streams = session.queues.get(queue), session.decoding.streams
-    wanted = _read_request(found, request)
+    wanted = _read_request(session, found, request)
     streams.check_unused([handle])
     check_room(session)
     stream = start_stream(wanted, _owner(session, found))
@@ -168,7 +169,12 @@ def fork_stream(
     stream, queue = streams.get(source)
     streams.check_unused([target])
     check_room(session)
-    spec = read_sampler(sampler, queue.model.info)
+    spec, processor = read_sampler(sampler)
+    if processor:
+        raise BadArgumentError(
+            "a fork of a stream goes on with a copy of its stream's processor: leave that of "
+            "the sampler at 0"
+        )
     tickets, model = session.tickets, queue.model
     ticket = tickets.open()
 
@@ -203,7 +209,9 @@ def close_stream(session: Session, handle: int) -> None:
     stream.close(CancelledError("the stream was closed"))
 
 
-def _read_request(queue: CommandQueue, request: Sequence[Any]) -> StreamRequest:
+def _read_request(
+    session: Session, queue: CommandQueue, request: Sequence[Any]
+) -> StreamRequest:
     (
         tokens,
         positions,
@@ -234,18 +242,20 @@ def _read_request(queue: CommandQueue, request: Sequence[Any]) -> StreamRequest:
             f"a stream may have {MAX_STREAM_TOKENS} tokens, got {max_tokens}: start another "
             "when it has ended"
         )
+    spec, processor = read_sampler(sampler)
     return StreamRequest(
         tokens,
         positions,
         pages,
         start,
-        read_sampler(sampler, info),
+        spec,
         max_tokens,
         frozenset(stop_tokens),
         tuple(stop_texts),
         logprobs,
         max_unread,
         adapter,
+        resolve_processor(session, processor, queue.model),
     )
 
 

@@ -14,6 +14,7 @@ from pie_trio.application.host.embedding import (
 )
 from pie_trio.application.host.in_flight import check_room, submit
 from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
+from pie_trio.application.host.processors import resolve_processor
 from pie_trio.application.host.traits import check_trait
 from pie_trio.application.wasm.values import (
     BOOL,
@@ -30,7 +31,7 @@ from pie_trio.application.wasm.values import (
 )
 from pie_trio.control.commands import Kind, embed_key
 from pie_trio.control.forwards import GuestForward, plan_forward
-from pie_trio.engine_api import OutputSpec, SamplerSpec
+from pie_trio.engine_api import NO_PROCESSOR, OutputSpec, SamplerSpec
 from pie_trio.errors import BadArgumentError, ForbiddenError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 
     from pie_trio.application.host.session import Session
     from pie_trio.application.waiting import Waiting
+    from pie_trio.control.processors import Processor
     from pie_trio.control.served_model import ServedModel
-    from pie_trio.engine_api import ModelInfo, OutputResult, RequestResult
+    from pie_trio.engine_api import OutputResult, RequestResult
 
 __all__ = [
     "INT32S",
@@ -53,8 +55,21 @@ __all__ = [
 ]
 
 INT32S = Array(U32, np.int32)
+FILTERS = Record(
+    typical_p=F32,
+    epsilon_cutoff=F32,
+    eta_cutoff=F32,
+    xtc_threshold=F32,
+    xtc_probability=F32,
+)
 SAMPLER = Record(
-    temperature=F32, top_k=U32, top_p=F32, min_p=F32, seed=U64, processor=U32
+    temperature=F32,
+    top_k=U32,
+    top_p=F32,
+    min_p=F32,
+    seed=U64,
+    processor=U32,
+    filters=Option(FILTERS),
 )
 EXTRAS = Flags("logprobs", "entropy", "logits", "hidden")
 OUTPUT = Record(rows=INT32S, sampler=Option(SAMPLER), top=U32, extras=EXTRAS)
@@ -100,13 +115,14 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
     check_trait(model.info, "forward")
     if adapter:
         check_trait(model.info, "adapters")
+    processors: list[Processor] = []
     wanted = GuestForward(
         tokens,
         positions,
         pages,
         start,
         mask,
-        read_outputs(session, outputs, model.info),
+        read_outputs(session, outputs, model, processors),
         None,
         adapter,
     )
@@ -129,6 +145,7 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
         pages=plan.pages,
         forward=plan.request,
         copies=plan.copies,
+        processors=processors,
     )
 
 
@@ -249,43 +266,46 @@ def mask_kvpage(session: Session, queue: int, page: int, hidden: list[bool]) -> 
 
 
 def read_outputs(
-    session: Session, outputs: Sequence[Sequence[Any]], info: ModelInfo
+    session: Session,
+    outputs: Sequence[Sequence[Any]],
+    model: ServedModel,
+    processors: list[Processor],
 ) -> tuple[OutputSpec, ...]:
-    """Return what a guest wants to have returned.
+    """Return what a guest wants to have returned; processors that it names are appended.
 
     Raises:
-        ForbiddenError: It was not granted to see that.
+        BusyError: A processor is being made.
+        ForbiddenError: The guest was not granted to see that.
+        UnknownHandleError: A processor is not the guest's.
         UnsupportedError: The model lacks a trait.
     """
-    return tuple(
-        _read_output(session, rows, sampler, top, extras, info)
-        for rows, sampler, top, extras in outputs
-    )
+    return tuple(_read_output(session, output, model, processors) for output in outputs)
 
 
-def read_sampler(values: Sequence[Any], info: ModelInfo) -> SamplerSpec:
-    """Return the sampler of a guest's record.
-
-    Raises:
-        UnsupportedError: The model lacks the trait that it needs.
-    """
-    *plain, processor = values
-    if processor:
-        check_trait(info, "processors")
-    return SamplerSpec(*plain)
+def read_sampler(values: Sequence[Any]) -> tuple[SamplerSpec, int]:
+    """Return the sampler of a guest's record, and the number of its processor."""
+    temperature, top_k, top_p, min_p, seed, processor, filters = values
+    if filters is None:
+        return SamplerSpec(temperature, top_k, top_p, min_p, seed), processor
+    return SamplerSpec(temperature, top_k, top_p, min_p, seed, *filters), processor
 
 
 def _read_output(
     session: Session,
-    rows: Any,
-    sampler: Sequence[Any] | None,
-    top: int,
-    extras: frozenset[str],
-    info: ModelInfo,
+    output: Sequence[Any],
+    model: ServedModel,
+    processors: list[Processor],
 ) -> OutputSpec:
-    spec = None if sampler is None else read_sampler(sampler, info)
+    rows, sampler, top, extras = output
+    spec, number = None, NO_PROCESSOR
+    if sampler is not None:
+        spec, handle = read_sampler(sampler)
+        processor = resolve_processor(session, handle, model) if handle else None
+        if processor is not None:
+            processors.append(processor)
+            number = processor.number
     if not extras:
-        return OutputSpec(rows, spec, top)
+        return OutputSpec(rows, spec, top, processor=number)
     for name in ("logits", "hidden"):
         if name in extras and not session.launch.grants.logits:
             raise ForbiddenError(
@@ -303,6 +323,7 @@ def _read_output(
         entropy="entropy" in extras,
         logits="logits" in extras,
         hidden="hidden" in extras,
+        processor=number,
     )
 
 
@@ -355,6 +376,7 @@ INTERFACE = interface(
     },
     types={
         "sampler": SAMPLER,
+        "filters": FILTERS,
         "extras": EXTRAS,
         "output": OUTPUT,
         "forward-request": FORWARD_REQUEST,

@@ -10,10 +10,11 @@ from pie_trio.control.commands import NO_PAGES, Command, Kind
 from pie_trio.errors import LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pie_trio.application.host.session import Session
     from pie_trio.control.pages import PageIds
+    from pie_trio.control.processors import Processor
     from pie_trio.control.queues import CommandQueue
     from pie_trio.control.quotas import Share
     from pie_trio.engine_api import (
@@ -97,10 +98,11 @@ def submit(
     project: ProjectRequest | None = None,
     copies: tuple[PageCopy, ...] = (),
     embeds: tuple[int, ...] = (),
+    processors: Sequence[Processor] = (),
 ) -> int:
     """Enqueue a command, after :func:`check_room`, and return its ticket.
 
-    The arguments are those of :class:`Command`.
+    The arguments are those of :class:`Command`, but for ``processors``: those that it uses.
     """
     model, tickets = queue.model, session.tickets
     ticket = tickets.open(lambda: command.withdraw())
@@ -111,6 +113,8 @@ def submit(
     def on_done(outcome: RequestResult | Exception | None) -> None:
         session.in_flight.remove(mask_bytes)
         queue.finish(command)
+        for processor in processors:
+            processor.release()
         tickets.complete(ticket, outcome, model)
 
     command = Command(
@@ -128,6 +132,8 @@ def submit(
         queue=queue.number,
         ticket=ticket,
     )
+    for processor in processors:
+        processor.use()
     session.in_flight.add(mask_bytes)
     queue.add(command)
     model.batcher.submit(command)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ class LogLine:
         source: ``debug`` to ``error`` for what was logged, ``stdout`` or ``stderr`` for what
             was printed.
         text: Without the line break.
+        at: When it was written, in seconds since 1970.
     """
 
     source: str
     text: str
+    at: float = field(default_factory=time.time, compare=False)
 
 
 class InstanceLog:

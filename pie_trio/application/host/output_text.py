@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pie_trio.application.host.session import Session
+    from pie_trio.control.processors import Processor
 
 __all__ = ["INTERFACE"]
 
@@ -38,12 +39,18 @@ def project(
     session: Session, queue: int, embeds: list[int], outputs: Sequence[Sequence[Any]]
 ) -> int:
     """Enqueue outputs of embeds that forwards wrote, and return its ticket."""
-    info = session.queues.get(queue).model.info
-    return _project(session, queue, embeds, read_outputs(session, outputs, info))
+    model = session.queues.get(queue).model
+    processors: list[Processor] = []
+    specs = read_outputs(session, outputs, model, processors)
+    return _project(session, queue, embeds, specs, processors)
 
 
 def _project(
-    session: Session, queue: int, handles: list[int], outputs: tuple[OutputSpec, ...]
+    session: Session,
+    queue: int,
+    handles: list[int],
+    outputs: tuple[OutputSpec, ...],
+    processors: Sequence[Processor] = (),
 ) -> int:
     found = session.queues.get(queue)
     model, table = session.embed_table(queue)
@@ -70,6 +77,7 @@ def _project(
         writes=(),
         project=request,
         embeds=tuple({embed.slot for embed in embeds}),
+        processors=processors,
     )
 
 

@@ -1,71 +1,195 @@
-"""``processors.wit``: what changes logits. No engine has the trait yet: all is refused."""
+"""``processors.wit``: what changes logits before a token is chosen."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from pie_trio.application.host.interface import HANDLES, fallible, interface
+from pie_trio.application.host.receiving import start_request
 from pie_trio.application.host.traits import check_trait
 from pie_trio.application.wasm.values import (
+    BOOL,
     F32,
     STRING,
     U32,
+    Array,
+    Enum,
     List,
+    Option,
     Record,
     Tuple,
     Unit,
 )
-from pie_trio.errors import UnknownHandleError, UnsupportedError
+from pie_trio.engine_api import ProcessorSpec
+from pie_trio.errors import BadArgumentError, LimitError, UnknownHandleError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pie_trio.application.host.session import Session
+    from pie_trio.control.processors import Processor
+    from pie_trio.control.served_model import ServedModel
 
-__all__ = ["INTERFACE"]
+__all__ = ["INTERFACE", "resolve_processor"]
 
+MAX_ACCEPTED = 4096
+"""Tokens of one call: a grammar takes some microseconds for each."""
+
+GRAMMAR_KIND = Enum("json-schema", "regex", "lark", "gbnf")
+GRAMMAR = Record(kind=GRAMMAR_KIND, text=STRING)
+DRY = Record(multiplier=F32, base=F32, allowed_length=U32, breakers=List(U32))
+MIROSTAT = Record(tau=F32, eta=F32)
 PROCESSOR_SPEC = Record(
-    grammar=STRING,
-    grammar_kind=STRING,
-    repetition_penalty=F32,
-    frequency_penalty=F32,
-    presence_penalty=F32,
+    grammar=Option(GRAMMAR),
     bias=List(Tuple(U32, F32)),
-    typical_p=F32,
-    mirostat_tau=F32,
-    mirostat_eta=F32,
+    allowed_tokens=Option(List(U32)),
+    repetition_penalty=F32,
+    presence_penalty=F32,
+    frequency_penalty=F32,
+    dry=Option(DRY),
+    window=U32,
+    prompt=List(U32),
+    mirostat=Option(MIROSTAT),
 )
 
 
-def create_processor(session: Session, _number: int, model: str, _spec: Any) -> int:
-    """Make a processor, and return a ticket."""
-    info = session.model(model).info
-    check_trait(info, "processors")
-    raise UnsupportedError(f"the engine of {info.name} has no processors")
+def create_processor(
+    session: Session, number: int, model: str, spec: Sequence[Any]
+) -> int:
+    """Make a processor under an unused number, and return a ticket."""
+    served, table = session.model(model), session.processors
+    check_trait(served.info, "processors")
+    if number == 0:
+        raise BadArgumentError(
+            "a processor's number is above 0, which stands for none: choose another"
+        )
+    read = _read_spec(spec)
+    if read.grammar_kind:
+        check_trait(served.info, "grammar")
+    table.check_unused([number])
+    processor = served.processors.new()
+
+    async def work() -> None:
+        try:
+            await served.processors.compile(processor, read)
+        except BaseException:
+            if _find(session, number) is processor:  # else it was given back meanwhile
+                table.remove(number)
+            raise
+
+    ticket = start_request(session, "a processor", work)
+    table.add(number, processor)
+    return ticket
 
 
-def fork_processor(_session: Session, source: int, _targets: list[int]) -> None:
+def fork_processor(session: Session, source: int, targets: list[int]) -> None:
     """Let unused numbers go on from where a processor is."""
-    raise UnknownHandleError("processor", source)
+    table = session.processors
+    found = table.get(source)
+    if 0 in targets:
+        raise BadArgumentError("a processor's number is above 0: choose another")
+    table.check_unused(targets)
+    for target in targets:
+        table.add(target, found.fork())
 
 
-def accept(_session: Session, number: int, _tokens: list[int]) -> int:
-    """Tell a processor which tokens were chosen."""
-    raise UnknownHandleError("processor", number)
+def accept(session: Session, number: int, tokens: list[int]) -> int:
+    """Tell a processor which tokens were chosen, and return how many it allows."""
+    found = session.processors.get(number)
+    if len(tokens) > MAX_ACCEPTED:
+        raise LimitError(
+            f"a processor accepts {MAX_ACCEPTED} tokens a call, got {len(tokens)}: split them"
+        )
+    return found.accept(tokens)
 
 
-def rollback(_session: Session, number: int, _count: int) -> None:
+def rollback(session: Session, number: int, count: int) -> None:
     """Take back the latest tokens."""
-    raise UnknownHandleError("processor", number)
+    session.processors.get(number).roll_back(count)
 
 
-def allowed(_session: Session, number: int) -> list[int]:
+def allowed(session: Session, number: int) -> NDArray[np.uint32]:
     """Return a bit for each token that is allowed next."""
-    raise UnknownHandleError("processor", number)
+    return session.processors.get(number).allowed()
 
 
-def destroy_processor(_session: Session, numbers: list[int]) -> None:
+def has_ended(session: Session, number: int) -> bool:
+    """Say whether nothing but the end can follow."""
+    return session.processors.get(number).has_ended()
+
+
+def destroy_processor(session: Session, numbers: list[int]) -> None:
     """Give processors back."""
     for number in numbers:
-        raise UnknownHandleError("processor", number)
+        session.processors.remove(number).drop()
+
+
+def resolve_processor(
+    session: Session, number: int, model: ServedModel
+) -> Processor | None:
+    """Return the processor that a sampler names; None for 0.
+
+    Raises:
+        UnsupportedError: The model has none.
+        UnknownHandleError: It is not the guest's.
+        BadArgumentError: It is another model's.
+        BusyError: It is being made.
+    """
+    if not number:
+        return None
+    check_trait(model.info, "processors")
+    found = session.processors.get(number)
+    if not found.belongs_to(model.processors):
+        raise BadArgumentError(
+            f"processor {number} was made for another model than {model.info.name}"
+        )
+    found.check_made()
+    return found
+
+
+def _find(session: Session, number: int) -> Processor | None:
+    try:
+        return session.processors.get(number)
+    except UnknownHandleError:
+        return None
+
+
+def _read_spec(values: Sequence[Any]) -> ProcessorSpec:
+    (
+        grammar,
+        bias,
+        allowed_tokens,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        dry,
+        window,
+        prompt,
+        mirostat,
+    ) = values
+    fields: dict[str, Any] = {}
+    if grammar is not None:
+        fields["grammar_kind"], fields["grammar"] = grammar
+    if dry is not None:
+        multiplier, base, allowed_length, breakers = dry
+        fields["dry_multiplier"], fields["dry_base"] = multiplier, base
+        fields["dry_allowed_length"] = allowed_length
+        fields["dry_breakers"] = tuple(breakers)
+    if mirostat is not None:
+        fields["mirostat_tau"], fields["mirostat_eta"] = mirostat
+    return ProcessorSpec(
+        bias=tuple(bias),
+        allowed_tokens=None if allowed_tokens is None else tuple(allowed_tokens),
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        window=window,
+        prompt=tuple(prompt),
+        **fields,
+    )
 
 
 INTERFACE = interface(
@@ -77,8 +201,15 @@ INTERFACE = interface(
         "fork-processor": fallible(fork_processor, Unit(), U32, HANDLES),
         "accept": fallible(accept, U32, U32, HANDLES),
         "rollback": fallible(rollback, Unit(), U32, U32),
-        "allowed": fallible(allowed, List(U32), U32),
+        "allowed": fallible(allowed, Array(U32), U32),
+        "has-ended": fallible(has_ended, BOOL, U32),
         "destroy-processor": fallible(destroy_processor, Unit(), HANDLES),
     },
-    types={"processor-spec": PROCESSOR_SPEC},
+    types={
+        "grammar-kind": GRAMMAR_KIND,
+        "grammar": GRAMMAR,
+        "dry": DRY,
+        "mirostat": MIROSTAT,
+        "processor-spec": PROCESSOR_SPEC,
+    },
 )

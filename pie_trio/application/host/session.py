@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
     from pie_trio.application.host.children import Spawner
     from pie_trio.application.host.instance_log import InstanceLog
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.services import Services
     from pie_trio.config import InstanceLimits
     from pie_trio.control.embed_table import Embed
+    from pie_trio.control.processors import Processor
     from pie_trio.control.queues import CommandQueue
     from pie_trio.control.served_model import ServedModel
 
@@ -88,7 +89,7 @@ class Session:
         on_receive: Told each time the instance wants a message of its client. Set by a client
             that reads only what is wanted.
         spawner: Launches its children. Set by whoever runs it.
-        program: What it runs, if it was sent as source.
+        program: What it runs. Set by whoever runs it.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Session:
         self.on_ended: Callable[[Exception], None] = lambda _: None
         self.on_receive: Callable[[], None] = lambda: None
         self.spawner: Spawner | None = None
-        self.program: SourceProgram | None = None
+        self.program: Program | None = None
         self.outbox = Outbox(
             max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
         )
@@ -125,6 +126,9 @@ class Session:
         self.pages: dict[str, PageTable] = {}
         self.embeds: dict[str, HandleTable[Embed]] = {}
         self.tenants: dict[str, Tenant] = {}
+        self.processors: HandleTable[Processor] = HandleTable(
+            "processor", max_handles=limits.max_processors, share=self.share
+        )
         self.in_flight = InFlight(self.share, limits.max_mask_bytes)
         self.forwards = Forwards()
         self.decoding = Decoding(max_streams=limits.max_in_flight)
@@ -198,6 +202,8 @@ class Session:
         with trio.CancelScope(shield=True):
             await self.tasks.close()
             await self.in_flight.wait_finished()
+        for processor in self.processors.clear():
+            processor.drop()
         self.http.close()
 
     def _expect(self, source: object) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 from collections import deque
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,11 @@ from pie_trio.application.host.interfaces import (
 )
 from pie_trio.application.host.session import Launch, Session
 from pie_trio.application.lifecycle.background import BackgroundShare, Credit
+from pie_trio.application.lifecycle.programs import ComponentProgram, SourceProgram
 from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.fiber import Fiber
-from pie_trio.application.wasm.linking import PARKED
+from pie_trio.application.wasm.linking import PARKED, HostInterface
 from pie_trio.application.wasm.values import STRING, List, Result, ResultValue
 from pie_trio.config import ControlConfig
 from pie_trio.errors import (
@@ -35,15 +38,15 @@ from pie_trio.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
 
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.services import Services
     from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
     from pie_trio.config import InstanceLimits
 
-__all__ = ["Instance", "Launcher", "link_language", "open_launcher"]
+__all__ = ["Instance", "Launcher", "link_component", "link_language", "open_launcher"]
 
 PROGRAM_INTERFACE = f"pie:inferlet/program@{API_VERSION}"
 COMPILER_INTERFACE = f"pie:inferlet/compiler@{API_VERSION}"
@@ -76,11 +79,11 @@ class _UnclaimedHost:
 
 
 class _GuestHost(Session):
-    """The host object of a guest that runs a program sent as source."""
+    """The host object of a guest that runs a program."""
 
     def __init__(
         self,
-        program: SourceProgram,
+        program: Program,
         code: Sequence[str],
         launch: Launch,
         services: Services,
@@ -88,16 +91,17 @@ class _GuestHost(Session):
         log: InstanceLog,
     ) -> None:
         super().__init__(launch, services, limits, log)
-        self.source, self.code = program, code
-        self.program = program
+        self.program, self.code = program, code
 
     def has_program(self) -> bool:
         return True
 
     def get_program(self) -> tuple[str, list[tuple[str, str, str]]]:
-        codes = self.code or [""] * len(self.source.modules)
-        modules = zip(self.source.modules.items(), codes, strict=True)
-        return self.source.entry, [(path, text, code) for (path, text), code in modules]
+        source = self.program
+        assert isinstance(source, SourceProgram), "only the language component asks"
+        codes = self.code or [""] * len(source.modules)
+        modules = zip(source.modules.items(), codes, strict=True)
+        return source.entry, [(path, text, code) for (path, text), code in modules]
 
 
 class _End:
@@ -209,13 +213,14 @@ class Launcher:
 
     def prepare(
         self,
-        program: SourceProgram,
+        program: Program,
         arguments: Mapping[str, Any],
         *,
         on_log: Callable[[LogLine], None] | None = None,
         owner: str = "local",
         grants: Grants | None = None,
         depth: int = 0,
+        limits: InstanceLimits | None = None,
     ) -> Instance:
         """Return a new instance that has not started.
 
@@ -226,6 +231,7 @@ class Launcher:
             owner: On whose behalf it runs.
             grants: What it may do; nothing beyond its sandbox without.
             depth: How many inferlets stand above it.
+            limits: What it may use; None for the launcher's limits.
 
         Raises:
             BadArgumentError: The arguments are nothing that JSON can carry.
@@ -241,9 +247,10 @@ class Launcher:
             grants or Grants(),
             depth,
         )
-        log = InstanceLog(max_bytes=self.limits.log_bytes, on_line=on_log)
+        limits = limits or self.limits
+        log = InstanceLog(max_bytes=limits.log_bytes, on_line=on_log)
         code = self._code.get(program.digest, ())
-        host = _GuestHost(program, code, launch, self.services, self.limits, log)
+        host = _GuestHost(program, code, launch, self.services, limits, log)
         host.spawner = self
         return Instance(self, host)
 
@@ -264,7 +271,7 @@ class Launcher:
             depth=parent.launch.depth + 1,
         )
 
-    def _find_program(self, parent: Session, name: str) -> SourceProgram:
+    def _find_program(self, parent: Session, name: str) -> Program:
         programs = self.services.programs
         found = programs.get(name) if name else parent.program
         if found is None:
@@ -274,13 +281,13 @@ class Launcher:
             )
         return found
 
-    async def compile(self, program: SourceProgram) -> None:
+    async def compile(self, program: Program) -> None:
         """Compile a program, so that its instances need not. Runs none of its code.
 
         Raises:
             GuestFailedError: It has a syntax error.
         """
-        if program.digest in self._code:
+        if isinstance(program, ComponentProgram) or program.digest in self._code:
             return
         instance = self.prepare(program, {})
         self._code[program.digest] = await self.run(instance.session, "compile")
@@ -297,12 +304,12 @@ class Launcher:
         self.num_running += 1
         end = _End()
         try:
-            with self._take_guest(export) as fiber:
+            with self._take_guest(export, session) as fiber:
                 fiber.host = session
                 fiber.observer = _Observer(session, self._background)
                 session.on_ended = end.give
                 end.scope.deadline = trio.current_time() + (
-                    self.limits.wall_seconds or float("inf")
+                    session.limits.wall_seconds or float("inf")
                 )
                 with end.scope:
                     return await self._run_fiber(fiber, export)
@@ -312,7 +319,7 @@ class Launcher:
             if end.reason is not None:
                 raise end.reason
             raise TimedOutError(
-                f"the program ran for {self.limits.wall_seconds:g} s, which is its limit"
+                f"the program ran for {session.limits.wall_seconds:g} s, which is its limit"
             )
         finally:
             self.num_running -= 1
@@ -338,17 +345,19 @@ class Launcher:
         kind, message, traceback = outcome.value
         raise GuestFailedError(kind=kind, message=message, traceback=traceback)
 
-    def _take_guest(self, export: str) -> Fiber:
+    def _take_guest(self, export: str, session: _GuestHost) -> Fiber:
         """Return a guest that is ready for its program, or a new one."""
-        if export == "run" and self._warm:
+        memory_bytes = session.limits.memory_bytes
+        if isinstance(session.program, ComponentProgram):
+            return self._make_guest(session.program.linked, memory_bytes)
+        has_usual_memory = memory_bytes == self.limits.memory_bytes
+        if export == "run" and self._warm and has_usual_memory:
             self._taken.set()
             return self._warm.popleft()
-        return self._make_guest()
+        return self._make_guest(self._language, memory_bytes)
 
-    def _make_guest(self) -> Fiber:
-        return Fiber(
-            self._language, _UnclaimedHost(), memory_bytes=self.limits.memory_bytes
-        )
+    def _make_guest(self, linked: LinkedComponent, memory_bytes: int) -> Fiber:
+        return Fiber(linked, _UnclaimedHost(), memory_bytes=memory_bytes)
 
     async def keep_warm(self, count: int) -> None:
         """Replace guests that were taken, once the rush is over, until cancelled."""
@@ -361,7 +370,7 @@ class Launcher:
     async def warm_up(self, count: int) -> None:
         """Instantiate guests ahead of time, up to ``count``, so that a launch need not."""
         while len(self._warm) < count:
-            fiber = self._make_guest()
+            fiber = self._make_guest(self._language, self.limits.memory_bytes)
             try:
                 await fiber.instantiate()
                 fiber.start(PROGRAM_INTERFACE, "run")
@@ -390,18 +399,47 @@ class Launcher:
         )
 
 
-def link_language(runtime: WasmRuntime, path: Path) -> LinkedComponent:
+Adapt = Callable[[list[HostInterface]], list[HostInterface]]
+
+
+def _unchanged(interfaces: list[HostInterface]) -> list[HostInterface]:
+    return interfaces
+
+
+def link_language(
+    runtime: WasmRuntime,
+    path: Path,
+    *,
+    adapt: Adapt = _unchanged,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> LinkedComponent:
     """Load the language component and connect it with the host's side of the WIT.
 
     Milliseconds if it is in the cache, seconds if it must be compiled first.
+
+    Args:
+        runtime: Compiles it.
+        path: Of the component.
+        adapt: May put something between programs and the host.
+        random_bytes: Where random numbers come from.
     """
-    interfaces = [
-        *make_interfaces(),
-        make_source_interface(
-            lambda host: host.has_program(), lambda host: host.get_program()
-        ),
-    ]
-    return runtime.link(runtime.compile(path), interfaces)
+    source = make_source_interface(
+        lambda host: host.has_program(), lambda host: host.get_program()
+    )
+    interfaces = [*adapt(make_interfaces()), source]
+    return runtime.link(runtime.compile(path), interfaces, random_bytes=random_bytes)
+
+
+def link_component(
+    runtime: WasmRuntime,
+    path: Path,
+    *,
+    adapt: Adapt = _unchanged,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> LinkedComponent:
+    """Load the component of one program and connect it, as :func:`link_language` does."""
+    interfaces = adapt(make_interfaces())
+    return runtime.link(runtime.compile(path), interfaces, random_bytes=random_bytes)
 
 
 @asynccontextmanager
@@ -413,10 +451,11 @@ async def open_launcher(
     num_warm: int = 0,
     max_instances: int | None = None,
 ) -> AsyncGenerator[Launcher]:
-    """Launch programs sent as source for as long as the block is open.
+    """Launch programs for as long as the block is open.
 
     Args:
-        language: The language component.
+        language: The language component, which runs what is sent as source. Where all programs
+            are components of their own, one of these.
         services: What the programs share.
         limits: Of each instance.
         num_warm: Guests to keep instantiated ahead of time.

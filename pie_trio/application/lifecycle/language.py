@@ -18,7 +18,13 @@ import inferlet_py
 from pie_trio.application.wasm.compile_cache import make_private_directory, write_whole
 from pie_trio.errors import CacheError
 
-__all__ = ["build_language_component", "find_language_component", "language_digest"]
+__all__ = [
+    "RUN_COMPONENTIZE",
+    "SDK",
+    "build_language_component",
+    "find_language_component",
+    "language_digest",
+]
 
 APP = "from inferlet_py._component import Compiler, Program\n\n__all__ = ['Compiler', 'Program']\n"
 APP_MODULE = "inferlet_app"
@@ -27,7 +33,10 @@ RUN_COMPONENTIZE = "import sys; from componentize_py import script; sys.exit(scr
 
 
 def _sources() -> list[Path]:
-    return sorted([*SDK.glob("*.py"), *SDK.glob("wit/*.wit")])
+    # `testing` stays outside, and `_bundled` is for components of one program.
+    modules = [*SDK.glob("_*.py")]
+    modules.remove(SDK / "_bundled.py")
+    return sorted([*modules, *SDK.glob("wit/*.wit")])
 
 
 def language_digest() -> str:
@@ -61,7 +70,7 @@ def build_language_component(cache_directory: Path) -> Path:
         folder = Path(name)
         sdk = folder / "inferlet_py"
         sdk.mkdir()
-        for path in SDK.glob("*.py"):
+        for path in SDK.glob("_*.py"):
             shutil.copy(path, sdk)
         (folder / f"{APP_MODULE}.py").write_text(APP)
         built = folder / "language.wasm"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
+import stat
 import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,11 +18,34 @@ from pie_trio.errors import ProgramError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["SourceProgram", "load_program"]
+    from pie_trio.application.wasm.runtime import LinkedComponent
+
+__all__ = [
+    "MAX_MODULES",
+    "MAX_SOURCE_BYTES",
+    "ComponentProgram",
+    "Program",
+    "SourceProgram",
+    "is_archive",
+    "load_program",
+    "make_program",
+    "read_program",
+    "read_readme",
+]
 
 MAX_SOURCE_BYTES = 8 << 20
 MAX_MODULES = 1000
+MAX_ARCHIVE_ENTRIES = 10_000
+MAX_README_BYTES = 256 << 10
 DEFAULT_ENTRY = "app.py"
+README = "README.md"
+
+ARCHIVE_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the latter: it is empty
+DIRECTORY_ENTRY = b"PK\x01\x02"
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Others may want a lot of memory to unpack a little."""
+ENCODINGS = ("utf-8", "ascii", "iso8859", "cp125", "koi8", "euc", "gb", "big5", "shift")
+"""Beginnings of the names of those that decode in linear time and give whole characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +65,30 @@ class SourceProgram:
     digest: str
 
 
-def load_program(path: Path) -> SourceProgram:
+@dataclass(frozen=True, slots=True)
+class ComponentProgram:
+    """A program that is a component of its own.
+
+    Attributes:
+        name: What to call it.
+        linked: The component, compiled, with its imports connected.
+        digest: SHA-256 of the component.
+    """
+
+    name: str
+    linked: LinkedComponent
+    digest: str
+
+
+Program = SourceProgram | ComponentProgram
+
+
+def load_program(path: Path, entry: str = "") -> SourceProgram:
     """Read a program from a ``.py`` file, a folder with an ``app.py``, or a ``.zip`` of one.
+
+    Args:
+        path: Of the file or folder.
+        entry: The module to run; empty for ``app.py``, or else the only one at the top.
 
     Raises:
         ProgramError: It is not there, not readable, too large, or has no module to run.
@@ -51,15 +99,47 @@ def load_program(path: Path) -> SourceProgram:
             "or a .zip of one"
         )
     if path.is_dir():
-        return _make_program(path.resolve().name, _read_folder(path))
+        return make_program(path.resolve().name, _read_folder(path), entry)
     if path.suffix == ".zip":
-        return _make_program(path.stem, _read_zip(path))
+        files = _read_zip(_read_bytes(path), str(path))
+        return make_program(path.stem, files, entry)
     if path.suffix == ".py":
-        return _make_program(path.stem, [(path.name, _read_bytes(path))])
+        return make_program(path.stem, [(path.name, _read_bytes(path))])
     raise ProgramError(
         f"{path} is not a program: expected a .py file, a folder with an {DEFAULT_ENTRY}, "
         "or a .zip of one"
     )
+
+
+def is_archive(data: bytes) -> bool:
+    """Say whether it begins as a zip archive does."""
+    return data.startswith(ARCHIVE_BEGINNINGS)
+
+
+def read_program(name: str, data: bytes) -> SourceProgram:
+    """Read a program that was sent: a zip archive, or the text of one module.
+
+    Args:
+        name: What to call it.
+        data: As sent.
+
+    Raises:
+        ProgramError: It is neither, too large, or has no module to run.
+    """
+    if is_archive(data):
+        return make_program(name, _read_zip(data, name))
+    return make_program(name, [(DEFAULT_ENTRY, data)])
+
+
+def read_readme(data: bytes) -> str | None:
+    """Return what the ``README.md`` of an archive that was checked says, if it has one."""
+    if not is_archive(data):
+        return None
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for item in archive.infolist():
+            if item.filename == README and item.file_size <= MAX_README_BYTES:
+                return _read_item(archive, item, "the archive").decode(errors="replace")
+    return None
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -76,33 +156,75 @@ def _read_folder(folder: Path) -> Iterable[tuple[str, bytes]]:
             yield relative.as_posix(), _read_bytes(path)
 
 
-def _read_zip(path: Path) -> Iterable[tuple[str, bytes]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(_read_bytes(path))) as archive:
-            for item in archive.infolist():
-                if item.is_dir() or not item.filename.endswith(".py"):
-                    continue
-                if item.file_size > MAX_SOURCE_BYTES:
-                    raise ProgramError(
-                        f"{item.filename} in {path} is too large for a program"
-                    )
-                yield _checked_path(item.filename, path), archive.read(item)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+def _read_zip(data: bytes, label: str) -> Iterable[tuple[str, bytes]]:
+    """Yield the modules of an archive; nothing of it is ever unpacked to a disk.
+
+    Args:
+        data: The archive.
+        label: What messages call it.
+    """
+    # Looked for here, since zipfile would make an object of each entry before it says how many.
+    if data.count(DIRECTORY_ENTRY) > MAX_ARCHIVE_ENTRIES:
         raise ProgramError(
-            f"{path} is no zip archive that can be read: {error}"
+            f"{label} holds more than {MAX_ARCHIVE_ENTRIES} files: send the program alone"
+        )
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ProgramError(
+            f"{label} is no zip archive that can be read: {error}"
         ) from error
+    with archive:
+        seen = set[str]()
+        for item in archive.infolist():
+            path = _checked_path(item, label)
+            if item.is_dir() or not path.endswith(".py"):
+                continue
+            if path in seen:
+                raise ProgramError(f"{label} holds {path} twice: which one is meant?")
+            seen.add(path)
+            yield path, _read_item(archive, item, label)
 
 
-def _checked_path(name: str, archive: Path) -> str:
-    path = PurePosixPath(name)
+def _checked_path(item: zipfile.ZipInfo, label: str) -> str:
+    name, path = item.filename, PurePosixPath(item.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         raise ProgramError(
-            f"{archive} holds {name!r}, which is a path outside of the archive"
+            f"{label} holds {name!r}, which is a path outside of the archive"
         )
+    if stat.S_ISLNK(item.external_attr >> 16):
+        raise ProgramError(f"{label} holds {name!r}, which is a link: send the file")
     return path.as_posix()
 
 
-def _make_program(name: str, files: Iterable[tuple[str, bytes]]) -> SourceProgram:
+def _read_item(archive: zipfile.ZipFile, item: zipfile.ZipInfo, label: str) -> bytes:
+    """Return a file's contents; never more of them than the archive's directory says."""
+    if item.file_size > MAX_SOURCE_BYTES:
+        raise ProgramError(f"{item.filename} in {label} is too large for a program")
+    if item.compress_type not in COMPRESSIONS:
+        raise ProgramError(
+            f"{item.filename} in {label} is packed in a way that is not read: "
+            "use deflate, which is what zip does by itself"
+        )
+    try:
+        return archive.read(item)
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError),
+        *(NotImplementedError, RuntimeError, ValueError),
+    ) as error:
+        raise ProgramError(
+            f"{label} is no zip archive that can be read: {item.filename}: {error}"
+        ) from error
+
+
+def make_program(
+    name: str, files: Iterable[tuple[str, bytes]], entry: str = ""
+) -> SourceProgram:
+    """Make a program of the contents of its modules by path.
+
+    Raises:
+        ProgramError: They are too large, no Python text, or none is the one to run.
+    """
     modules: dict[str, str] = {}
     total = 0
     for path, data in files:
@@ -116,18 +238,28 @@ def _make_program(name: str, files: Iterable[tuple[str, bytes]]) -> SourceProgra
     digest = hashlib.sha256()
     for path, text in sorted(modules.items()):
         digest.update(f"{path}\0{len(text)}\0{text}".encode())
-    return SourceProgram(name, _find_entry(name, modules), modules, digest.hexdigest())
+    entry = _find_entry(name, modules, entry)
+    return SourceProgram(name, entry, modules, digest.hexdigest())
 
 
 def _decode(path: str, data: bytes) -> str:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        name = codecs.lookup(encoding).name.replace("_", "-")
+        if not name.startswith(ENCODINGS):
+            raise ProgramError(f"{path} is encoded as {encoding}: save it as UTF-8")
         return io.TextIOWrapper(io.BytesIO(data), encoding).read()
-    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+    except (SyntaxError, UnicodeError, LookupError) as error:
         raise ProgramError(f"{path} is not Python text: {error}") from error
 
 
-def _find_entry(name: str, modules: Mapping[str, str]) -> str:
+def _find_entry(name: str, modules: Mapping[str, str], entry: str) -> str:
+    if entry:
+        if entry not in modules:
+            raise ProgramError(
+                f"{name} says that its entry is {entry}, which is not there"
+            )
+        return entry
     if DEFAULT_ENTRY in modules:
         return DEFAULT_ENTRY
     top = [path for path in modules if "/" not in path]

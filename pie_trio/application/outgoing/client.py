@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -17,10 +18,15 @@ from pie_trio.errors import BadArgumentError, HttpDeniedError, HttpFailedError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from pie_trio.application.outgoing.connection import Answer, Connection
+    from pie_trio.application.outgoing.connection import (
+        Answer,
+        Connection,
+        OnHead,
+        Write,
+    )
     from pie_trio.application.outgoing.messages import Header, HttpRequest
     from pie_trio.application.outgoing.policy import HttpPolicy
     from pie_trio.application.outgoing.urls import Url
@@ -109,12 +115,67 @@ class HttpClient:
             f"{url.authority} gave no complete answer within {seconds:g} seconds"
         )
 
+    async def stream(
+        self, request: HttpRequest, on_head: Callable[[HttpResponse], Write]
+    ) -> None:
+        """Make a request, and hand on the body of its answer as it comes.
+
+        As :meth:`request`, but the timeout is for the head, and then for each silence of the
+        server; a body has no limit of size.
+
+        Args:
+            request: The request.
+            on_head: Gets the answer without its body; returns what is awaited with each part.
+
+        Raises:
+            HttpFailedError: No answer came, or it ended too soon.
+            InferletError: As of :meth:`request`.
+        """
+        headers = check_request(request, self.limits)
+        url = parse_url(request.url)
+        self.policy.check(url)
+        seconds = self.limits.timeout_seconds
+        if request.timeout_seconds is not None:
+            seconds = min(seconds, request.timeout_seconds)
+        with trio.move_on_after(seconds) as scope:
+
+            def begin(head: HttpResponse) -> Write:
+                write = on_head(head)
+                scope.deadline = trio.current_time() + seconds
+
+                async def hand_on(data: bytes) -> None:
+                    scope.deadline = math.inf  # whoever reads may take its time
+                    await write(data)
+                    scope.deadline = trio.current_time() + seconds
+
+                return hand_on
+
+            async with self._turns:
+                await self._follow(request, url, headers, begin)
+                return
+        raise HttpFailedError(f"{url.authority} sent nothing for {seconds:g} seconds")
+
     async def _follow(
-        self, request: HttpRequest, url: Url, headers: Sequence[Header]
+        self,
+        request: HttpRequest,
+        url: Url,
+        headers: Sequence[Header],
+        begin: Callable[[HttpResponse], Write] | None = None,
     ) -> HttpResponse:
         method, body, visited = request.method, request.body, list[str]()
         while True:
-            answer = await self._exchange(method, url, headers, body)
+
+            def look_at(answer: Answer, url: Url = url) -> Write | None:
+                assert begin is not None, "else nobody looks"
+                if request.follows_redirects and _redirect_target(url, answer):
+                    return None
+                head = HttpResponse(
+                    answer.status, answer.headers, b"", str(url), tuple(visited)
+                )
+                return begin(head)
+
+            on_head = None if begin is None else look_at
+            answer = await self._exchange(method, url, headers, body, on_head)
             target = (
                 _redirect_target(url, answer) if request.follows_redirects else None
             )
@@ -149,11 +210,18 @@ class HttpClient:
             ) from None
 
     async def _exchange(
-        self, method: str, url: Url, headers: Sequence[Header], body: bytes
+        self,
+        method: str,
+        url: Url,
+        headers: Sequence[Header],
+        body: bytes,
+        on_head: OnHead | None,
     ) -> Answer:
         connection = self._take_idle(url) or await self._connect(url)
         try:
-            return await connection.exchange(method, url, headers, body)
+            return await connection.exchange(
+                method, url, headers, body, on_head=on_head
+            )
         except NoAnswerError:
             if connection.num_exchanges == 1 or method not in IDEMPOTENT:
                 raise
@@ -162,7 +230,9 @@ class HttpClient:
         # The server closed the connection as we began to use it again.
         connection = await self._connect(url)
         try:
-            return await connection.exchange(method, url, headers, body)
+            return await connection.exchange(
+                method, url, headers, body, on_head=on_head
+            )
         finally:
             self._give_back(connection)
 

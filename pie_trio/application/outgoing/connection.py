@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from pie_trio.application.outgoing.messages import Header, HttpLimits
     from pie_trio.application.outgoing.urls import Url
 
-__all__ = ["Answer", "Connection", "NoAnswerError", "connect", "make_ssl_context"]
+__all__ = [
+    "Answer",
+    "Connection",
+    "NoAnswerError",
+    "OnHead",
+    "Write",
+    "connect",
+    "make_ssl_context",
+]
 
 MAX_ADDRESSES = 4
 MAX_INFORMATIONAL = 16
@@ -34,11 +43,16 @@ class NoAnswerError(HttpFailedError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of a server, redirect or not."""
+    """One answer of a server, redirect or not; without its body if that was written elsewhere."""
 
     status: int
     headers: tuple[Header, ...]
     body: bytes
+
+
+Write = Callable[[bytes], Awaitable[object]]
+OnHead = Callable[["Answer"], Write | None]
+"""Gets an answer without its body, and returns what gets that as it comes; None to collect it."""
 
 
 class Connection:
@@ -82,7 +96,13 @@ class Connection:
         self._tcp.socket.close()
 
     async def exchange(
-        self, method: str, url: Url, headers: Sequence[Header], body: bytes
+        self,
+        method: str,
+        url: Url,
+        headers: Sequence[Header],
+        body: bytes,
+        *,
+        on_head: OnHead | None = None,
     ) -> Answer:
         """Send a request and return the answer; after an error or a cancellation, close.
 
@@ -91,6 +111,7 @@ class Connection:
             url: At the origin of the connection.
             headers: Checked; those of the connection itself are added.
             body: Sent with its length.
+            on_head: Says what becomes of the body; None to collect it.
 
         Raises:
             HttpFailedError: The answer is no HTTP, too large, or incomplete.
@@ -101,7 +122,7 @@ class Connection:
         self.num_exchanges += 1
         try:
             is_sent = await self._send(method, url, headers, body)
-            answer = await self._receive(url)
+            answer = await self._receive(url, on_head)
         except h11.RemoteProtocolError as error:
             raise HttpFailedError(
                 f"the answer of {url.authority} is not valid HTTP: {error}"
@@ -133,7 +154,7 @@ class Connection:
             return False
         return True
 
-    async def _receive(self, url: Url) -> Answer:
+    async def _receive(self, url: Url, on_head: OnHead | None) -> Answer:
         response = await self._receive_head(url)
         headers = tuple(
             (name.decode("ascii"), value.decode("latin-1"))
@@ -141,8 +162,13 @@ class Connection:
         )
         max_bytes = self._limits.max_response_bytes
         body = bytearray()
+        head = Answer(response.status_code, headers, b"")
+        write = None if on_head is None else on_head(head)
         while not isinstance(event := await self._next_event(url), h11.EndOfMessage):
             assert isinstance(event, h11.Data), "nothing else follows a head"
+            if write is not None:
+                await write(bytes(event.data))
+                continue
             body += event.data
             if len(body) > max_bytes:
                 raise HttpFailedError(

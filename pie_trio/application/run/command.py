@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
-from pie_trio.application.lifecycle.instances import link_language, open_launcher
-from pie_trio.application.lifecycle.programs import SourceProgram, load_program
+from pie_trio.application.authoring.manifest import Manifest
+from pie_trio.application.authoring.packing import PackedProgram, load_packed
+from pie_trio.application.authoring.projects import load_project
+from pie_trio.application.lifecycle.instances import (
+    link_component,
+    link_language,
+    open_launcher,
+)
+from pie_trio.application.lifecycle.programs import ComponentProgram
 from pie_trio.application.outgoing import parse_grant
 from pie_trio.application.run.arguments import parse_program_arguments
 from pie_trio.application.run.console import (
@@ -19,7 +26,11 @@ from pie_trio.application.run.console import (
     run_abandonable,
 )
 from pie_trio.application.run.lines import feed_lines
-from pie_trio.application.run.setup import load_engine, prepare_language
+from pie_trio.application.run.setup import (
+    load_engine,
+    prepare_component,
+    prepare_language,
+)
 from pie_trio.application.services import Grants, Services, open_services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.application.host.session import Session
+    from pie_trio.application.lifecycle.programs import Program, SourceProgram
     from pie_trio.application.run.signals import Signals
 
 __all__ = [
@@ -71,6 +83,7 @@ class RunOptions:
         store_path: Of the key-value store; None for one in memory.
         programs: What it may launch by name, besides itself.
         on_serving: Is told what is served, once it is.
+        manifest: What the program says of itself.
     """
 
     program: Path
@@ -84,14 +97,22 @@ class RunOptions:
     store_path: Path | None = None
     programs: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     on_serving: Callable[[Services], None] = lambda _: None
+    manifest: Manifest = field(default_factory=Manifest)
+
+    def for_manifest(self, manifest: Manifest) -> RunOptions:
+        """Return the options with what the program says of itself taken into account."""
+        limits = manifest.limits.below(self.limits)
+        return replace(self, manifest=manifest, limits=limits)
 
     def load_programs(self) -> dict[str, SourceProgram]:
-        """Read the programs that may be launched by name.
+        """Read the programs that may be launched by name, which are sent as source.
 
         Raises:
             ProgramError: One cannot be read.
         """
-        return {name: load_program(path) for name, path in self.programs.items()}
+        return {
+            name: load_project(path).program for name, path in self.programs.items()
+        }
 
     def make_grants(self) -> Grants:
         """Return what the program may do.
@@ -101,7 +122,10 @@ class RunOptions:
         """
         for text in self.allow_http:
             parse_grant(text)
-        return replace(LOCAL_GRANTS, http=tuple(self.allow_http))
+        # Who runs a program of their own here grants what it says that it needs.
+        named = self.manifest.grants.http if self.manifest.grants else ()
+        offered = replace(LOCAL_GRANTS, http=(*named, *self.allow_http))
+        return self.manifest.granted(offered)
 
 
 def run_in_wasm(options: RunOptions, signals: Signals) -> None:
@@ -113,14 +137,29 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
         BrokenPipeError: Nobody reads the output any more.
         SystemExit: Usage of the program's own arguments was printed.
     """
-    program, programs = load_program(options.program), options.load_programs()
+    is_packed = options.program.suffix == ".wasm"
+    found = load_packed(options.program) if is_packed else load_project(options.program)
+    programs, options = options.load_programs(), options.for_manifest(found.manifest)
     grants = options.make_grants()
+    language_path: Path | None = None
     with signals.phase():
-        path = prepare_language(options.wasm)
+        if isinstance(found, PackedProgram):
+            prepare_component(options.wasm, found.path)
+        if programs or not is_packed:
+            language_path = prepare_language(options.wasm)
     with WasmRuntime(
         options.wasm, CompileCache(options.wasm.cache_directory)
     ) as runtime:
-        language = link_language(runtime, path)
+        # What is sent as source runs in the language component, its children too.
+        language = language_path and link_language(runtime, language_path)
+        program: Program
+        if isinstance(found, PackedProgram):
+            linked = link_component(runtime, found.path)
+            program = ComponentProgram(found.name, linked, found.digest)
+            language = language or linked
+        else:
+            program = found.program
+        assert language is not None, "it is prepared for all that is sent as source"
         with signals.left_to_trio():
             description = run_trio(_describe, language, program, options, signals)
         arguments = parse_program_arguments(
@@ -139,7 +178,7 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
 
 async def _describe(
     language: LinkedComponent,
-    program: SourceProgram,
+    program: Program,
     options: RunOptions,
     signals: Signals,
 ) -> dict[str, Any]:
@@ -162,7 +201,7 @@ async def _describe(
 
 async def _run(
     language: LinkedComponent,
-    program: SourceProgram,
+    program: Program,
     arguments: Mapping[str, Any],
     options: RunOptions,
     engines: Sequence[LoadedEngine],
@@ -215,7 +254,11 @@ def first_leaf(error: BaseException) -> BaseException:
 
 
 async def serve_terminal(
-    session: Session, run: Callable[[], Awaitable[str]], log: LogPrinter
+    session: Session,
+    run: Callable[[], Awaitable[str]],
+    log: LogPrinter,
+    *,
+    is_input_read: bool = True,
 ) -> None:
     """Print what a session sends and logs while ``run()`` runs, then its result.
 
@@ -237,7 +280,8 @@ async def serve_terminal(
         session.on_receive = (
             wanted.set
         )  # before the program runs, which it does at once
-        nursery.start_soon(feed_lines, session.inbox, wanted, reading)
+        if is_input_read:
+            nursery.start_soon(feed_lines, session.inbox, wanted, reading)
         try:
             result = await run()
         except InferletError as error:

@@ -7,15 +7,10 @@ engine and the control layer run under trio in another thread.
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import json
 import signal
 import sys
-import tempfile
 import threading
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,11 +20,11 @@ import pie_trio
 from inferlet_py._host import connect
 from inferlet_py._models import forget_models
 from inferlet_py._program import describe_failure, find_inferlet
+from pie_trio.application.authoring.projects import load_project
 from pie_trio.application.background import Lazy
 from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.host.session import Launch, Session
 from pie_trio.application.lifecycle.instances import link_language, open_launcher
-from pie_trio.application.lifecycle.programs import load_program
 from pie_trio.application.run.arguments import parse_program_arguments
 from pie_trio.application.run.command import (
     RunOptions,
@@ -39,12 +34,13 @@ from pie_trio.application.run.command import (
 )
 from pie_trio.application.run.console import LogPrinter, run_abandonable
 from pie_trio.application.run.native_host import make_native_host
+from pie_trio.application.run.native_modules import importable
 from pie_trio.application.run.setup import prepare_language
 from pie_trio.application.services import Services, open_services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import WasmRuntime
-from pie_trio.errors import GuestFailedError, TimedOutError
+from pie_trio.errors import GuestFailedError, ProgramError, TimedOutError
 
 if TYPE_CHECKING:
     import types
@@ -52,7 +48,6 @@ if TYPE_CHECKING:
         AsyncGenerator,
         Callable,
         Generator,
-        Iterable,
         Mapping,
         Sequence,
     )
@@ -80,10 +75,16 @@ def run_natively(options: RunOptions) -> None:
         Interrupted: By Ctrl-C or SIGTERM.
         SystemExit: Usage of the program's own arguments was printed.
     """
-    program, programs = load_program(options.program), options.load_programs()
+    if options.program.suffix == ".wasm":
+        raise ProgramError(
+            f"{options.program} is a component, which has no Python to run natively: name its "
+            "source, or leave out --native"
+        )
+    project, programs = load_project(options.program), options.load_programs()
+    program, options = project.program, options.for_manifest(project.manifest)
     grants = options.make_grants()
     with contextlib.ExitStack() as stack:
-        module = stack.enter_context(_importable(program, options.program))
+        module = stack.enter_context(importable(project, options.program))
         # What a program prints is its log, as in Wasm; stdout is for what it sends and
         # returns.
         with contextlib.redirect_stdout(sys.stderr):
@@ -112,61 +113,6 @@ def run_natively(options: RunOptions) -> None:
             finally:
                 connect(None)
                 forget_models()
-
-
-@contextlib.contextmanager
-def _importable(
-    program: SourceProgram, path: Path
-) -> Generator[Callable[[], types.ModuleType]]:
-    """Make a program's modules importable; yields what imports its entry."""
-    with contextlib.ExitStack() as stack:
-        if path.is_dir():
-            folder = path.resolve()
-        elif path.suffix == ".zip":
-            temporary = tempfile.TemporaryDirectory(prefix="pie-program-")
-            folder = Path(stack.enter_context(temporary))
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)  # its paths were checked when it was read
-        else:
-            folder = path.resolve().parent
-        finder = _ProgramFinder(folder, program.modules)
-        sys.meta_path.insert(0, finder)
-        stack.callback(sys.meta_path.remove, finder)
-        yield lambda: _import_entry(folder / program.entry)
-
-
-class _ProgramFinder(importlib.abc.MetaPathFinder):
-    """Finds a program's own modules, and nothing that Pie itself may want to import."""
-
-    def __init__(self, folder: Path, paths: Iterable[str]) -> None:
-        self._folder = str(folder)
-        names = {path.split("/")[0].removesuffix(".py") for path in paths}
-        self._names = names - sys.stdlib_module_names
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: types.ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self._names:
-            return None
-        return importlib.machinery.PathFinder.find_spec(
-            fullname, [self._folder], target
-        )
-
-
-def _import_entry(file: Path) -> types.ModuleType:
-    name = file.stem
-    if name in sys.modules or name in sys.stdlib_module_names:
-        name = f"_program_{name}"  # `random.py` is a program, not the module
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None, "a path that ends in .py has a loader"
-    assert spec.loader is not None, "a path that ends in .py has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class _OutOfTimeError(BaseException):

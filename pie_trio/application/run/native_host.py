@@ -33,14 +33,20 @@ class NativeCallError(Exception):
         self.value = value
 
 
-def make_native_host(session: Session, token: trio.lowlevel.TrioToken) -> Host:
+def make_native_host(
+    session: Session,
+    token: trio.lowlevel.TrioToken,
+    *,
+    adapt: Callable[[list[HostInterface]], list[HostInterface]] = lambda given: given,
+) -> Host:
     """Return the SDK's host on a session, to be called from outside of trio's thread.
 
     Args:
         session: The instance's side of the calls.
         token: Of the trio loop that the session belongs to.
+        adapt: May put something between the program and the host.
     """
-    interfaces = make_interfaces()
+    interfaces = adapt(make_interfaces())
     every_type = {
         name: codec
         for interface in interfaces

@@ -24,6 +24,7 @@ __all__ = [
     "default_model",
     "load_engine",
     "parse_model",
+    "prepare_component",
     "prepare_language",
     "prepare_torch",
 ]
@@ -61,7 +62,7 @@ def default_model(packaged: Path = PACKAGED_MODEL) -> ModelConfig:
         return ModelConfig(packaged, "pie-tiny")
     raise ConfigError(
         "no model: pass --model DIR, a directory in the Hugging Face layout (config.json, "
-        "*.safetensors, tokenizer.json) with a model of the Llama family, or set PIE_MODEL"
+        "*.safetensors, tokenizer.json) with a model of a supported family, or set PIE_MODEL"
     )
 
 
@@ -106,6 +107,8 @@ def load_engine(config: ModelConfig) -> LoadedEngine:
         page_size=config.page_size,
         dtype=config.dtype,
         num_threads=_num_threads(config),
+        kernels=config.kernels,
+        quantize=config.quantize,
     )
     return LoadedEngine(loaded.engine, loaded.tokenizer)
 
@@ -152,9 +155,24 @@ def prepare_language(wasm: WasmConfig) -> Path:
     return path
 
 
-def _compile(cache: CompileCache, engine: WasmEngine, path: Path) -> None:
+def prepare_component(wasm: WasmConfig, path: Path) -> Path:
+    """Compile the component of a program unless that was done before. Blocks.
+
+    Raises:
+        CacheError: The cache cannot be used.
+        DamagedComponentError: It is no component that can be compiled.
+    """
+    cache = CompileCache(wasm.cache_directory)
+    _compile(cache, make_engine(), path, path.name)
+    return path
+
+
+def _compile(
+    cache: CompileCache,
+    engine: WasmEngine,
+    path: Path,
+    name: str = "the language component",
+) -> None:
     if not cache.has(engine, path):
-        with long_step(
-            "compiling the language component", estimate_seconds=COMPILE_SECONDS
-        ):
+        with long_step(f"compiling {name}", estimate_seconds=COMPILE_SECONDS):
             cache.load(engine, path)

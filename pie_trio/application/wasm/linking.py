@@ -39,6 +39,7 @@ ERROR_CODES = (
     "out-of-pages",
     "out-of-embeds",
     "limit-exceeded",
+    "busy",
     "unsupported",
     "forbidden",
     "not-found",

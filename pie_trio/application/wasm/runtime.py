@@ -6,6 +6,7 @@ host and mapped from the cache after that.
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from pie_trio.application.wasm.linking import HostInterface, HostLinker
 from pie_trio.application.wasm.wasi import make_wasi
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -76,11 +77,22 @@ class WasmRuntime:
         return self._cache.load(self.engine, path)
 
     def link(
-        self, compiled: component.Component, interfaces: Sequence[HostInterface]
+        self,
+        compiled: component.Component,
+        interfaces: Sequence[HostInterface],
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> LinkedComponent:
-        """Connect a component's imports with WASI and with the given host functions."""
+        """Connect a component's imports with WASI and with the given host functions.
+
+        Args:
+            compiled: The component.
+            interfaces: Besides WASI.
+            random_bytes: Where its random numbers come from.
+        """
         linker = HostLinker(self.engine, self._get_current)
-        linker.define([*make_wasi(lambda: self._get_current().context), *interfaces])
+        wasi = make_wasi(lambda: self._get_current().context, random_bytes)
+        linker.define([*wasi, *interfaces])
         linker.trap_unknown_imports(compiled)
         return LinkedComponent(self, compiled, linker)
 

@@ -79,8 +79,15 @@ class WasiHost(Protocol):
         ...
 
 
-def make_wasi(get_context: Callable[[], Any]) -> list[HostInterface]:
-    """Return the interfaces. ``get_context``: the store context of the guest that is calling."""
+def make_wasi(
+    get_context: Callable[[], Any], random_bytes: Callable[[int], bytes] = os.urandom
+) -> list[HostInterface]:
+    """Return the interfaces.
+
+    Args:
+        get_context: Returns the store context of the guest that is calling.
+        random_bytes: Where random numbers come from.
+    """
     pollable = Borrow(get_context)
     own_pollable = Own(get_context, POLLABLE)
     return [
@@ -105,8 +112,12 @@ def make_wasi(get_context: Callable[[], Any]) -> list[HostInterface]:
         _interface(
             "random/random",
             {
-                "get-random-bytes": HostFunction(_random_bytes, (U64,), BYTES),
-                "get-random-u64": HostFunction(_random_u64, (), U64),
+                "get-random-bytes": HostFunction(
+                    lambda _, count: _random_bytes(random_bytes, count), (U64,), BYTES
+                ),
+                "get-random-u64": HostFunction(
+                    lambda _: int.from_bytes(random_bytes(8), "little"), (), U64
+                ),
             },
         ),
         _interface(
@@ -198,17 +209,13 @@ def _wall_clock(_host: WasiHost) -> tuple[int, int]:
 # ---- randomness ----------------------------------------------------------------------------
 
 
-def _random_bytes(_host: WasiHost, count: int) -> Any:
+def _random_bytes(random_bytes: Callable[[int], bytes], count: int) -> Any:
     if count > MAX_RANDOM_BYTES:
         raise GuestTrappedError(
             f"the program asked for {count} random bytes at once: "
             f"ask for at most {MAX_RANDOM_BYTES}"
         )
-    return np.frombuffer(os.urandom(count), np.uint8)
-
-
-def _random_u64(_host: WasiHost) -> int:
-    return int.from_bytes(os.urandom(8), "little")
+    return np.frombuffer(random_bytes(count), np.uint8)
 
 
 # ---- standard streams, environment, exit ---------------------------------------------------

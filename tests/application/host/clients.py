@@ -108,7 +108,7 @@ class Client:
         """Return what the wire carries for the outputs of a forward."""
         if not len(rows) or (sampler is None and not top_k):
             return []
-        chosen = None if sampler is None else (*sampler, 0)
+        chosen = None if sampler is None else (*sampler, 0, None)
         return [(np.array(list(rows), np.int32), chosen, top_k, frozenset())]
 
     async def take(self, ticket: int) -> list[int]:
@@ -186,6 +186,8 @@ class Rig:
             assert model.pool.num_free == model.pool.num_pages, "a page was lost"
             assert model.batcher.num_unfinished == 0
             assert model.batcher.arrivals.num_expected == 0
+        for engine in self.engines:
+            assert engine.num_processors == 0, "a processor was lost"
 
 
 def assert_is_closed(session: Session) -> None:

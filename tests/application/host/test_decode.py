@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PROMPT = [256, *b"abc"]
-GREEDY = (0.0, 0, 1.0, 0.0, 0, 0)
+GREEDY = (0.0, 0, 1.0, 0.0, 0, 0, None)
 COUNT = 20
 NUM_PAGES = 8
 
@@ -124,7 +124,7 @@ async def test_a_draw_depends_on_seed_and_position_alone() -> None:
     sampler = (1.0, 0, 0.9, 0.0, 7)
     async with open_rig() as rig, rig.open_client() as client:
         alloc(client)
-        start(client, sampler=(*sampler, 0))
+        start(client, sampler=(*sampler, 0, None))
         streamed, _, _ = await read_all(client)
         alloc(client, NUM_PAGES)
         pages = range(NUM_PAGES, 2 * NUM_PAGES)
@@ -301,7 +301,7 @@ async def test_a_fork_goes_on_by_itself(num_first: int, is_paused: bool) -> None
                 rig.gate.let_go()
             await rig.gate.wait_started(num_first)
         pages = list(range(20, 20 + NUM_PAGES))
-        forked = client.session.fork_stream(1, 2, pages, (*other, 0))
+        forked = client.session.fork_stream(1, 2, pages, (*other, 0, None))
         rig.gate.open()
         await client.resolve(client.session.finish(forked))
         found, _, _ = await read_all(client, 2)
@@ -459,7 +459,7 @@ async def test_many_streams_and_guests_that_step_share_their_batches() -> None:
         ({"pages": [0, 0]}, BadArgumentError, "allocate|twice"),
         ({"pages": [*range(7), 99]}, UnknownHandleError, "page 99"),
         ({"positions": [0, 1, 2, 2**31 - 10]}, BadArgumentError, "largest position"),
-        ({"sampler": (-1.0, 0, 1.0, 0.0, 0, 0)}, BadArgumentError, "temperature"),
+        ({"sampler": (-1.0, 0, 1.0, 0.0, 0, 0, None)}, BadArgumentError, "temperature"),
         ({"stop_texts": ["x"] * 65}, LimitError, "stop texts"),
         ({"stop_texts": ["x" * 5000]}, LimitError, "stop texts"),
     ],

@@ -214,11 +214,6 @@ async def test_embeds_are_checked() -> None:
                 "'input-image'",
                 lambda: session.embed_img(0, np.zeros(3, np.uint8), 0, [0]),
             ),
-            (
-                UnsupportedError,
-                "'processors'",
-                lambda: session.create_processor(1, "", None),
-            ),
         ]
         for error, message, call in refusals:
             with pytest.raises(error, match=message):
@@ -247,7 +242,7 @@ async def test_extras_come_where_they_were_asked_for_and_granted() -> None:
     async with open_rig() as rig, rig.open_client() as client:
         client.session.alloc_kvpage(0, [0])
         rows = np.arange(2, dtype=np.int32)
-        greedy = (0.0, 0, 1.0, 0.0, 0, 0)
+        greedy = (0.0, 0, 1.0, 0.0, 0, 0, None)
 
         def ask(*extras: str) -> int:
             outputs = [(rows, greedy, 2, frozenset(extras))]
@@ -342,30 +337,6 @@ async def test_priorities_go_first_inside_a_batch() -> None:
             first = [int(b.forwards[0].token_ids[0]) for b in rig.engine.batches]
             assert first == [1, 3, 2]
             assert session.service_id(0) == "fake"
-
-
-async def test_processors_are_refused_by_the_name_of_their_trait() -> None:
-    async with open_rig() as rig, rig.open_client() as client:
-        session = client.session
-        with pytest.raises(UnsupportedError, match="lacks the trait 'processors'"):
-            session.create_processor(1, "", None)
-        greedy = (0.0, 0, 1.0, 0.0, 0, 1)
-        session.alloc_kvpage(0, [0])
-        one, rows = np.array([1], np.int32), np.zeros(1, np.int32)
-        outputs = [(rows, greedy, 0, frozenset[str]())]
-        with pytest.raises(UnsupportedError, match="lacks the trait 'processors'"):
-            session.forward_text(0, (one, rows, [0], 0, None, outputs, ""))
-        calls: list[Callable[[], Any]] = [
-            lambda: session.fork_processor(1, [2]),
-            lambda: session.accept(1, [65]),
-            lambda: session.rollback(1, 1),
-            lambda: session.allowed(1),
-            lambda: session.destroy_processor([1]),
-        ]
-        for call in calls:
-            with pytest.raises(UnknownHandleError, match="processor 1"):
-                call()
-        assert len(session.tickets) == 0
 
 
 async def test_calls_are_refused_by_the_name_of_the_trait_that_is_missing() -> None:

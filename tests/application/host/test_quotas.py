@@ -56,6 +56,23 @@ async def test_users_and_the_server_have_limits_of_their_own() -> None:
         assert all(quota.is_idle for quota in rig.services.quotas.users.values())
 
 
+def test_inferlets_of_a_user_count_together_though_one_used_nothing_for_a_while() -> (
+    None
+):
+    quotas = Quotas(SERVER, USER)
+    first = quotas.share_of("ann")
+    other = quotas.share_of("bob")
+    second = quotas.share_of("ann")
+    first.take("pages", 3)
+    other.take("pages", 1)
+    assert second.room("pages") == 1
+    with pytest.raises(LimitError, match="the user ann"):
+        second.check("pages", 2)
+    first.give("pages", 3)
+    del first, second
+    assert list(quotas.users) == ["bob"], "nothing is kept of those who have gone"
+
+
 async def test_what_is_given_back_may_be_taken_by_others() -> None:
     async with open_rig() as rig:
         rig.services = replace(rig.services, quotas=Quotas(SERVER, USER))

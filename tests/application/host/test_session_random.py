@@ -84,6 +84,7 @@ SAMPLERS = st.none() | st.tuples(
     FLOATS,
     st.integers(0, 2**64 - 1),
     st.sampled_from([0, 0, 0, 1]),
+    st.none() | st.tuples(FLOATS, FLOATS, FLOATS, FLOATS, FLOATS),
 )
 EXTRAS = st.frozensets(
     st.sampled_from(["logprobs", "entropy", "logits", "hidden"]), max_size=2

@@ -1,0 +1,1 @@
+"""What authors of programs use: projects and their manifests, checks, builds, tests."""

@@ -1,0 +1,133 @@
+"""Programs that are components: what ``pie build`` puts into the file beside the program.
+
+A component is a list of sections; one of our own carries the manifest as JSON. Other tools skip
+it, and a component without it is a program that says nothing of itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pie_trio.application.authoring.manifest import Limits, Manifest
+from pie_trio.application.services import Grants
+from pie_trio.errors import ProgramError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["PackedProgram", "add_manifest", "load_packed"]
+
+MAGIC = b"\0asm"
+COMPONENT_LAYER = b"\x01\x00"
+HEADER_SIZE = 8
+CUSTOM_SECTION = 0
+SECTION = b"pie:manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedProgram:
+    """A component in a file, that has not been compiled yet.
+
+    Attributes:
+        path: Of the file.
+        name: What to call it.
+        manifest: Empty if there is none in it.
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
+    name: str
+    manifest: Manifest
+    digest: str
+
+
+def load_packed(path: Path) -> PackedProgram:
+    """Read a component and its manifest.
+
+    Raises:
+        ProgramError: It cannot be read, or is no component.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ProgramError(
+            f"there is no program at {path}: `pie build` makes one of a folder or a .py file"
+        ) from None
+    except OSError as error:
+        raise ProgramError(f"cannot read {path}: {error.strerror}") from error
+    if data[:4] != MAGIC or data[6:HEADER_SIZE] != COMPONENT_LAYER:
+        raise ProgramError(
+            f"{path} is not a Wasm component: expected what `pie build` makes, or a component "
+            "for the world `pie:inferlet/inferlet`"
+        )
+    manifest = Manifest()
+    for name, content in _custom_sections(data, path):
+        if name == SECTION:
+            manifest = _decode(content, path)
+    digest = hashlib.sha256(data).hexdigest()
+    return PackedProgram(path, manifest.name or path.stem, manifest, digest)
+
+
+def add_manifest(component: bytes, manifest: Manifest) -> bytes:
+    """Return a component with a manifest at its end."""
+    content = json.dumps(dataclasses.asdict(manifest)).encode()
+    payload = _number(len(SECTION)) + SECTION + content
+    return component + bytes([CUSTOM_SECTION]) + _number(len(payload)) + payload
+
+
+def _decode(content: bytes, path: Path) -> Manifest:
+    try:
+        members: dict[str, Any] = json.loads(content)
+        grants = members.pop("grants")
+        if grants is not None:
+            grants["http"] = tuple(grants["http"])
+            grants = Grants(**grants)
+        limits = Limits(**members.pop("limits"))
+        needs = tuple(members.pop("dependencies"))
+        return Manifest(**members, grants=grants, limits=limits, dependencies=needs)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProgramError(
+            f"the manifest in {path} is of another version of Pie: build it again"
+        ) from error
+
+
+def _custom_sections(data: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
+    offset = HEADER_SIZE
+    while offset < len(data):
+        kind = data[offset]
+        size, start = _read_number(data, offset + 1)
+        offset = start + size
+        if offset > len(data):
+            raise ProgramError(f"{path} is cut short: build or copy it again")
+        if kind == CUSTOM_SECTION:
+            name_size, name_start = _read_number(data, start)
+            name_end = name_start + name_size
+            yield data[name_start:name_end], data[name_end:offset]
+
+
+def _number(value: int) -> bytes:
+    """Return an unsigned number in LEB128."""
+    encoded = bytearray()
+    while True:
+        value, low = value >> 7, value & 0x7F
+        encoded.append(low | (0x80 if value else 0))
+        if not value:
+            return bytes(encoded)
+
+
+def _read_number(data: bytes, offset: int) -> tuple[int, int]:
+    """Return an unsigned number in LEB128, and where it ends."""
+    value = shift = 0
+    while offset < len(data):
+        byte = data[offset]
+        offset += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    return value, offset

@@ -1,0 +1,1 @@
+"""Runs of programs in tests: scripted models, virtual time, recordings."""

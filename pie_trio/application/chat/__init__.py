@@ -1,0 +1,1 @@
+"""Chats as text: the templates of models, rendered in a process of their own."""

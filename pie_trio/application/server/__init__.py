@@ -1,0 +1,1 @@
+"""``pie serve``: programs and their instances over HTTP and WebSocket."""

@@ -1,0 +1,33 @@
+"""The web application of a server: all routes over its programs, instances and models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pie_trio.application.server.answers import answer_error
+from pie_trio.application.server.instance_routes import add_instance_routes
+from pie_trio.application.server.program_routes import add_program_routes
+from pie_trio.application.server.status_routes import add_status_routes
+from pie_trio.application.server.websocket import add_websocket
+from pie_trio.application.web import make_app
+from pie_trio.errors import PieError
+
+if TYPE_CHECKING:
+    from pie_trio.application.server.state import ServerState
+    from pie_trio.application.web import WebApp
+
+__all__ = ["make_server_app"]
+
+
+def make_server_app(state: ServerState) -> WebApp:
+    """Return the application. What it serves stays open longer than any request."""
+    # A body over the limit gets its answer from the program's own check, which is exact.
+    most = state.programs.limits.max_upload_bytes + 1
+    app = make_app("pie_trio.server", body_limits={"/v1/programs/": most})
+    app.register_error_handler(PieError, answer_error)
+    app.before_request(state.metrics.count_request)
+    add_program_routes(app, state)
+    add_instance_routes(app, state)
+    add_websocket(app, state)
+    add_status_routes(app, state)
+    return app

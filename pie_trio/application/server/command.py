@@ -1,0 +1,235 @@
+"""``pie serve``: open everything, serve until a signal, drain, and close everything."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from pie_trio._version import __version__
+from pie_trio.application.lifecycle.instances import link_language, open_launcher
+from pie_trio.application.outgoing import parse_grant
+from pie_trio.application.run.command import LOCAL_GRANTS, load_engines, run_trio
+from pie_trio.application.run.setup import prepare_language
+from pie_trio.application.run.signals import Interrupted
+from pie_trio.application.server.app import make_server_app
+from pie_trio.application.server.inspecting import Inspector
+from pie_trio.application.server.limits import ServerLimits
+from pie_trio.application.server.metrics import ServerMetrics
+from pie_trio.application.server.owners import LOCAL
+from pie_trio.application.server.program_files import lock_data_directory
+from pie_trio.application.server.program_store import open_program_store
+from pie_trio.application.server.registry import open_registry
+from pie_trio.application.server.state import ServerState
+from pie_trio.application.services import open_services
+from pie_trio.application.serving import open_models
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.runtime import WasmRuntime
+from pie_trio.application.web.shell import (
+    ShellConfig,
+    UnixAddress,
+    open_listeners,
+    parse_address,
+    serve,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from pie_trio.application.run.signals import Signals
+    from pie_trio.application.server.registry import InstanceRegistry
+    from pie_trio.application.serving import LoadedEngine
+    from pie_trio.application.wasm.runtime import LinkedComponent
+    from pie_trio.application.web.shell import Address
+    from pie_trio.config import ControlConfig, InstanceLimits, ModelConfig, WasmConfig
+    from pie_trio.control.served_model import ServedModel
+
+__all__ = ["ServeOptions", "make_addresses", "run_server"]
+
+HOST, PORT = "127.0.0.1", 8000
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+AFTER_GRACE_SECONDS = 2.0
+"""For clients to take the last events."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What ``pie serve`` was asked for.
+
+    Attributes:
+        addresses: Where to listen.
+        choose_models: Finds the models; the first is the default.
+        data_directory: Of the programs.
+        store_path: Of the key-value store of inferlets.
+        wasm: The sandbox.
+        control: Of each model.
+        limits: Of each instance.
+        num_warm: Guests to keep instantiated ahead of time.
+        allow_http: Hosts that programs may reach.
+        grace_seconds: For instances to end when the server stops.
+        server_limits: Of programs and events.
+        shell: Limits and times of connections.
+        is_url_printed: The URLs are printed on stdout.
+    """
+
+    addresses: Sequence[Address]
+    choose_models: Callable[[], Sequence[ModelConfig]]
+    data_directory: Path
+    store_path: Path
+    wasm: WasmConfig
+    control: ControlConfig
+    limits: InstanceLimits
+    num_warm: int = 0
+    allow_http: Sequence[str] = ()
+    grace_seconds: float = 10.0
+    server_limits: ServerLimits = field(default_factory=ServerLimits)
+    shell: ShellConfig = field(default_factory=ShellConfig)
+    is_url_printed: bool = False
+
+
+def make_addresses(
+    host: str | None, port: int | None, uds: Path | None
+) -> list[Address]:
+    """Return where to listen: on TCP unless only a unix socket was asked for.
+
+    Raises:
+        ConfigError: The host or the port is none.
+    """
+    addresses: list[Address] = [] if uds is None else [UnixAddress(uds)]
+    if uds is None or host is not None or port is not None:
+        name = host or HOST
+        bracketed = f"[{name}]" if ":" in name and not name.startswith("[") else name
+        addresses.append(parse_address(f"{bracketed}:{PORT if port is None else port}"))
+    return addresses
+
+
+def run_server(options: ServeOptions, signals: Signals) -> None:
+    """Serve until the first signal, and then until everything has ended.
+
+    Raises:
+        PieError: Something is wrong with a model, an address or a directory.
+        Interrupted: By a signal before it served, or by a second one.
+    """
+    for text in options.allow_http:
+        parse_grant(text)
+    models = options.choose_models()
+    # Before what takes long: whether it could serve at all.
+    with lock_data_directory(options.data_directory):
+        run_trio(_try_to_listen, options)
+    with signals.phase():
+        path = prepare_language(options.wasm)
+    with WasmRuntime(
+        options.wasm, CompileCache(options.wasm.cache_directory)
+    ) as runtime:
+        language = link_language(runtime, path)
+        with load_engines(models) as engines:
+            signals.check()
+            gc.collect()
+            gc.freeze()  # what is there now stays: collections need not look at it again
+            with signals.left_to_trio():
+                run_trio(_serve, language, options, engines, signals)
+
+
+async def _try_to_listen(options: ServeOptions) -> None:
+    async with open_listeners(options.addresses):
+        pass
+
+
+async def _serve(
+    language: LinkedComponent,
+    options: ServeOptions,
+    engines: Sequence[LoadedEngine],
+    signals: Signals,
+) -> None:
+    grants = replace(LOCAL_GRANTS, http=tuple(options.allow_http))
+    shell = replace(
+        options.shell, drain_seconds=options.grace_seconds + AFTER_GRACE_SECONDS
+    )
+    with trio.open_signal_receiver(*NUMBERS) as received:
+        signals.check()  # it may have come before the receiver was there
+        async with (
+            open_program_store(
+                options.data_directory, limits=options.server_limits
+            ) as programs,
+            open_models(engines, options.control, options.limits) as models,
+            open_services(
+                models,
+                store_path=options.store_path,
+                programs=programs.sources(LOCAL),
+            ) as services,
+            open_launcher(
+                language,
+                services,
+                options.limits,
+                num_warm=options.num_warm,
+                max_instances=options.control.max_instances,
+            ) as launcher,
+            open_registry(
+                launcher, limits=options.server_limits, grants=grants
+            ) as registry,
+            open_listeners(options.addresses) as listeners,
+            trio.open_nursery() as nursery,
+        ):
+            metrics = ServerMetrics(models)
+            registry.on_launched = metrics.count_launch
+            registry.on_ended = metrics.count_end
+            seconds = options.server_limits.inspect_seconds
+            inspector = Inspector(launcher, seconds=seconds)
+            app = make_server_app(
+                ServerState(models, programs, inspector, registry, metrics)
+            )
+            stop, served = trio.Event(), trio.Event()
+            nursery.start_soon(metrics.watch_traces)
+
+            async def serve_connections(
+                *, task_status: trio.TaskStatus[list[str]]
+            ) -> None:
+                await serve(
+                    app, listeners, shell, shutdown=stop, task_status=task_status
+                )
+                served.set()
+
+            urls = await nursery.start(serve_connections)
+            _print_banner(models, urls)
+            if options.is_url_printed:
+                print(*urls, sep="\n", flush=True)  # noqa: T201 - it is the result
+            number = await anext(received)
+            nursery.start_soon(_end_at_once, received)
+            _tell_stopping(number, registry, options.grace_seconds)
+            stop.set()
+            await registry.drain(options.grace_seconds)
+            await served.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _end_at_once(received: AsyncIterator[int]) -> None:
+    raise Interrupted(await anext(received))
+
+
+def _print_banner(models: Mapping[str, ServedModel], urls: Sequence[str]) -> None:
+    lines = [f"Pie {__version__} serves"]
+    for name, model in models.items():
+        info = model.info
+        size = f", {info.num_pages * info.page_bytes / (1 << 20):.0f} MiB"
+        lines.append(
+            f"  {name} ({info.architecture}): {info.num_pages} KV pages of "
+            f"{info.page_size} tokens{size if info.page_bytes else ''}"
+        )
+    lines.append(f"on {', '.join(urls)}; keys are off: whoever reaches it may use it")
+    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _tell_stopping(
+    number: int, registry: InstanceRegistry, grace_seconds: float
+) -> None:
+    count = registry.num_running
+    rest = f": {count} running have {grace_seconds:g} s to end" if count else ""
+    name = signal.Signals(number).name
+    print(  # noqa: T201
+        f"pie: {name}, stopping{rest}", file=sys.stderr, flush=True
+    )

@@ -1,0 +1,32 @@
+"""What can go wrong on the server's side of a request, besides what inferlets do."""
+
+from __future__ import annotations
+
+from pie_trio.errors import PieError
+
+__all__ = ["DrainingError", "ProgramStoreError", "StorageFullError", "TooLargeError"]
+
+
+class ProgramStoreError(PieError):
+    """The programs cannot be read or written: the disk failed, or its mode forbids it."""
+
+
+class StorageFullError(ProgramStoreError):
+    """There is no room for a program; everything is as it was before."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"there is no room for {what} on the server's disk: delete programs there, or "
+            "free space; what was stored before is as it was"
+        )
+
+
+class TooLargeError(PieError):
+    """What was sent, or would be answered, is larger than allowed."""
+
+
+class DrainingError(PieError):
+    """The server stops, and launches nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the server stops: it launches nothing any more")

@@ -1,0 +1,115 @@
+"""Events of an instance as answers: server-sent events, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from pie_trio.application.server.answers import answer_json
+from pie_trio.application.server.events import event_fields
+from pie_trio.application.server.failures import TooLargeError
+from pie_trio.application.web import make_event_stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from quart.wrappers import Request, Response
+
+    from pie_trio.application.server.events import Batch, Event
+    from pie_trio.application.server.running import EventReader
+
+__all__ = ["answer_events", "wants_json"]
+
+HEARTBEAT_SECONDS = 15.0
+HEARTBEAT = b": keep-alive\n\n"
+
+
+def wants_json(request: Request) -> bool:
+    """Say whether a client would rather have JSON than server-sent events."""
+    accepted = request.accept_mimetypes
+    best = accepted.best_match(
+        ["text/event-stream", "application/json"], "text/event-stream"
+    )
+    return best == "application/json"
+
+
+async def answer_events(
+    request: Request, reader: EventReader, *, max_bytes: int
+) -> Response:
+    """Answer with all events of an instance, up to its end.
+
+    Args:
+        request: Says in which form.
+        reader: Used up.
+        max_bytes: Of the events in one document.
+
+    Raises:
+        TooLargeError: They are larger; the instance is cancelled.
+    """
+    if wants_json(request):
+        return answer_json(await _collect(reader, max_bytes))
+    response = make_event_stream(_stream(reader))
+    response.headers["x-instance-id"] = reader.instance.instance_id
+    return response
+
+
+async def _stream(reader: EventReader) -> AsyncGenerator[bytes]:
+    with reader:
+        while True:
+            batch: Batch | None = None
+            # Opened and closed between two yields: none may happen inside.
+            with trio.move_on_after(HEARTBEAT_SECONDS) as beat:
+                batch = await anext(reader, None)
+            if batch is not None:
+                yield _encode_batch(batch)
+            elif beat.cancelled_caught:
+                yield HEARTBEAT
+            else:
+                return
+
+
+def _encode_batch(batch: Batch) -> bytes:
+    lost = (
+        f"event: lost\ndata: {json.dumps({'events': batch.num_lost})}\n\n"
+        if batch.num_lost
+        else ""
+    )
+    return (lost + "".join(map(_encode, batch.events))).encode("utf-8", "replace")
+
+
+def _encode(event: Event) -> str:
+    data = json.dumps(event_fields(event), ensure_ascii=False)
+    return f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
+
+
+async def _collect(reader: EventReader, max_bytes: int) -> dict[str, Any]:
+    """Return what an instance has told in all."""
+    answer: dict[str, Any] = {"id": reader.instance.instance_id}
+    messages, lines = list[dict[str, Any]](), list[dict[str, Any]]()
+    num_bytes = 0
+    with reader:
+        async for batch in reader:
+            for event in batch.events:
+                fields = event_fields(event)
+                num_bytes += event.size
+                match event.kind:
+                    case "message":
+                        messages.append(fields)
+                    case "log":
+                        lines.append(fields)
+                    case "result":
+                        answer["result"] = fields["value"]
+                    case "error":
+                        answer["error"] = fields
+                    case "end":
+                        answer |= fields
+                    case "started":
+                        answer["program"] = fields["program"]
+            if num_bytes > max_bytes:
+                raise TooLargeError(
+                    f"{reader.instance.instance_id} has sent more than {max_bytes} bytes, "
+                    "too many for one answer: accept text/event-stream instead"
+                )
+    return answer | {"messages": messages, "log": lines, "lost": reader.num_lost}

@@ -1,0 +1,22 @@
+"""The web: the serving shell, and what the application's handlers share."""
+
+from __future__ import annotations
+
+from pie_trio.application.web.app import WebApp, make_app
+from pie_trio.application.web.streaming import (
+    coalesce,
+    get_draining,
+    make_event_stream,
+    one_write,
+    until_draining,
+)
+
+__all__ = [
+    "WebApp",
+    "coalesce",
+    "get_draining",
+    "make_app",
+    "make_event_stream",
+    "one_write",
+    "until_draining",
+]

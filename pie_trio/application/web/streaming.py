@@ -1,0 +1,140 @@
+"""What handlers of streams need: to hear that the server stops, and to send much at once."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from quart_trio.wrappers import TrioResponse
+
+from pie_trio.application.web.shell.handling import get_handling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable
+
+    from quart.wrappers import Response
+
+__all__ = [
+    "coalesce",
+    "get_draining",
+    "make_event_stream",
+    "one_write",
+    "until_draining",
+]
+
+MAX_COALESCED_BYTES = 64 << 10
+HEARTBEAT = b": keep-alive\n\n"
+HEARTBEAT_SECONDS = 15.0
+
+
+def get_draining() -> trio.Event:
+    """Return the event that is set when the server begins to stop.
+
+    Handlers that run for long wait for it, send what is left to say, and return: after the
+    time to drain they are cancelled.
+
+    Raises:
+        RuntimeError: No handler asks, or another server runs it.
+    """
+    return get_handling().draining
+
+
+@asynccontextmanager
+async def until_draining() -> AsyncGenerator[trio.CancelScope]:
+    """Cancel the block when the server begins to stop; ``cancelled_caught`` says so then.
+
+    As around any nursery, an error in the block comes out in a group.
+
+    Raises:
+        RuntimeError: No handler asks, or another server runs it.
+    """
+    draining = get_draining()
+
+    async def watch() -> None:
+        await draining.wait()
+        scope.cancel()
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            yield scope
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def one_write() -> AsyncGenerator[None]:
+    """Let what is sent in the block leave together: one segment instead of many.
+
+    More than 64 KiB leaves before. A WebSocket gets the same messages.
+
+    Raises:
+        RuntimeError: No handler asks, or another server runs it.
+    """
+    writer = get_handling().writer
+    with writer.corked():
+        yield
+    await writer.flush()
+
+
+async def coalesce(
+    chunks: trio.MemoryReceiveChannel[bytes],
+    *,
+    max_bytes: int = MAX_COALESCED_BYTES,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    heartbeat: bytes = HEARTBEAT,
+) -> AsyncGenerator[bytes]:
+    """Yield what is there, joined: all events of one step of the model are one write.
+
+    Args:
+        chunks: Ends the stream by ending.
+        max_bytes: To join; a single chunk may be larger.
+        heartbeat_seconds: After so long without a chunk ``heartbeat`` is sent, so that proxies
+            keep the connection, and the end of the client's is seen.
+        heartbeat: A comment of server-sent events.
+    """
+    async with chunks:
+        while True:
+            parts = list[bytes]()
+            # Opened and closed between two yields: none may happen inside.
+            with trio.move_on_after(heartbeat_seconds):
+                try:
+                    parts.append(await chunks.receive())
+                except trio.EndOfChannel:
+                    return
+            num_bytes = sum(map(len, parts))
+            while parts and num_bytes < max_bytes:
+                try:
+                    parts.append(chunks.receive_nowait())
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+                num_bytes += len(parts[-1])
+            yield b"".join(parts) or heartbeat
+
+
+def make_event_stream(chunks: AsyncIterable[bytes]) -> Response:
+    """Return an answer of server-sent events; its head leaves before the first of them.
+
+    If the client leaves, the generator is closed: it sees ``Cancelled`` where it waits, or
+    ``GeneratorExit`` where it yields, so it cleans up in ``finally``, without waiting.
+
+    Args:
+        chunks: Whole events, as bytes, any number in each.
+    """
+    response = TrioResponse(
+        _begin_at_once(chunks),
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        content_type="text/event-stream",
+    )
+    response.timeout = None
+    return response
+
+
+async def _begin_at_once(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    try:
+        yield b""  # by the rules of ASGI, it lets the head go
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        if (close := getattr(chunks, "aclose", None)) is not None:
+            await close()

@@ -1,0 +1,21 @@
+"""What the state machines share: they count their steps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+
+class CountedMachine(RuleBasedStateMachine):
+    """Counts the steps after which everything that must hold was checked.
+
+    Attributes:
+        num_steps: Of all machines of the class so far.
+    """
+
+    num_steps: ClassVar[int] = 0
+
+    @invariant()
+    def count_step(self) -> None:
+        type(self).num_steps += 1
