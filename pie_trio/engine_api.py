@@ -1,16 +1,18 @@
 """The seam between the control and the inference layer: protocols and their messages.
 
 Plain data and numpy only, so that an engine can live in a thread or in a process of its own.
-`control` and `inference` both import this module and never each other.
+`control` and `inference` both import this module and never each other. Nobody changes a message;
+those of which each token needs one are not frozen all the same, for that makes them four times as
+slow to make.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -18,15 +20,19 @@ if TYPE_CHECKING:
     from pie_trio.errors import EngineError
 
 __all__ = [
+    "MAX_DRY_LENGTH",
+    "NO_PROCESSOR",
     "NO_SLOT",
     "Batch",
     "BatchResult",
+    "ChatTemplates",
     "Engine",
     "ForwardRequest",
     "ModelInfo",
     "OutputResult",
     "OutputSpec",
     "PageCopy",
+    "ProcessorSpec",
     "ProjectRequest",
     "RequestResult",
     "SamplerSpec",
@@ -35,6 +41,25 @@ __all__ = [
 
 NO_SLOT = -1
 """In :attr:`ForwardRequest.input_slots`: the token enters by its id, as usual."""
+
+NO_PROCESSOR = 0
+"""In :attr:`OutputSpec.processor`: logits are sampled as they are."""
+
+MAX_DRY_LENGTH = 256
+"""The longest repetition that :attr:`ProcessorSpec.dry_multiplier` tells from longer ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplates:
+    """What a model came with for chats: text, which is not run here.
+
+    Attributes:
+        by_name: Jinja: ``default``, perhaps ``tool_use`` and others; empty without any.
+        special_tokens: Their texts by the names that templates use, as ``bos_token``.
+    """
+
+    by_name: Mapping[str, str] = field(default_factory=dict[str, str])
+    special_tokens: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +74,14 @@ class ModelInfo:
         max_positions: Longest context that the model was made for. Longer is allowed.
         bos_token_id: Put before a text by ``encode(add_special_tokens=True)``; None if none.
         eos_token_ids: Ids that end a generation.
-        prompt_template: The chat template (Jinja) as published, or "".
+        prompt_template: The default chat template (Jinja) as published, or "".
         page_size: Tokens in a KV page.
         num_pages: KV pages that the engine has.
         page_bytes: Bytes of one page in all layers, as :meth:`Engine.read_pages` returns it.
         hidden_size: Numbers in a hidden state.
         num_embeds: Places for hidden states: see :attr:`OutputSpec.store`.
         adapters: Names of the adapters (LoRA) that were loaded with the model.
+        chat: All of its chat templates, and what they refer to.
     """
 
     name: str
@@ -75,6 +101,7 @@ class ModelInfo:
     description: str = ""
     version: str = ""
     license: str = ""
+    chat: ChatTemplates = field(default_factory=ChatTemplates, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +109,9 @@ class SamplerSpec:
     """How to choose the next token from one row of logits.
 
     The draw of a row depends on ``seed`` and the row's position alone: not on the batch, nor
-    on what was drawn before. Filters apply in the order top-k, top-p, min-p to the softmax of
-    ``logits / temperature``.
+    on what was drawn before. Filters apply to the softmax of ``logits / temperature`` in the
+    order of the attributes below; each sees what the one before it left, with the
+    probabilities scaled to a sum of one again.
 
     Attributes:
         temperature: 0 means greedy, and everything else is ignored.
@@ -91,6 +119,15 @@ class SamplerSpec:
         top_p: Keep the smallest set with at least this probability; 1.0 keeps all.
         min_p: Drop tokens less likely than ``min_p`` times the most likely; 0.0 keeps all.
         seed: 64 bits.
+        typical_p: Keep the smallest set with at least this probability, of the tokens whose
+            information is closest to the entropy; 1.0 keeps all.
+        epsilon_cutoff: Drop tokens less likely than this, but never the most likely; 0.0
+            keeps all.
+        eta_cutoff: Drop tokens less likely than the smaller one of this and of its root times
+            ``exp(-entropy)``, but never the most likely; 0.0 keeps all.
+        xtc_threshold: What :attr:`xtc_probability` is about.
+        xtc_probability: How often, of the tokens at least as likely as ``xtc_threshold``, all
+            but the least likely are dropped; 0.0 is never.
     """
 
     temperature: float = 0.0
@@ -98,9 +135,66 @@ class SamplerSpec:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    xtc_threshold: float = 0.1
+    xtc_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessorSpec:
+    """What changes the logits of one sequence before a token is chosen.
+
+    A processor has the history of the tokens that it was told of, and applies to the row that
+    comes next: first the bias; then the penalties, in the order repetition, presence and
+    frequency, DRY; then what is not allowed gets ``-inf``. Temperature and the filters of a
+    :class:`SamplerSpec` come after that, with Mirostat as one more lower bound in the place of
+    ``epsilon_cutoff``.
+
+    Attributes:
+        grammar_kind: ``json-schema``, ``regex``, ``lark`` or ``gbnf``; "" for no grammar.
+        grammar: Its text. The tokens of the history, without the prompt, follow it.
+        bias: Token ids, each once, with what is added to their logits; ``-inf`` forbids one.
+        allowed_tokens: All others are forbidden; None allows all.
+        repetition_penalty: Logits of tokens in the window are divided by it where they are
+            positive, else multiplied; 1.0 changes nothing. See Keskar et al. 2019,
+            arXiv:1909.05858.
+        presence_penalty: Subtracted once for each token in the window.
+        frequency_penalty: Subtracted for each time that a token is in the window.
+        dry_multiplier: A token that would prolong a repetition of ``n`` tokens, where ``n`` is
+            at least ``dry_allowed_length``, loses
+            ``dry_multiplier * dry_base ** (n - dry_allowed_length)``; 0.0 is off. Repetitions
+            longer than :data:`MAX_DRY_LENGTH` count as that long.
+        dry_base: At least 1.
+        dry_allowed_length: At least 1.
+        dry_breakers: Token ids that no repetition goes across.
+        window: So many of the latest tokens, prompt included, count for the penalties; 0 for
+            all of them.
+        prompt: Tokens before the history; the grammar does not see them.
+        mirostat_tau: Target surprise of Mirostat 2 in bits; 0.0 is off. See Basu et al. 2021,
+            arXiv:2007.14966.
+        mirostat_eta: Its learning rate.
+    """
+
+    grammar_kind: str = ""
+    grammar: str = ""
+    bias: tuple[tuple[int, float], ...] = ()
+    allowed_tokens: tuple[int, ...] | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_breakers: tuple[int, ...] = ()
+    window: int = 0
+    prompt: tuple[int, ...] = ()
+    mirostat_tau: float = 0.0
+    mirostat_eta: float = 0.1
+
+
+@dataclass(slots=True)
 class OutputSpec:
     """What to return for some rows: new tokens of a forward, or slots of a projection.
 
@@ -116,6 +210,10 @@ class OutputSpec:
         hidden: Return the last hidden state, before the final norm.
         store: ``[num_rows]`` int32, the places among ``num_embeds`` that the rows' hidden
             states are kept in on the device; None keeps none.
+        processor: What the logits go through before the token is sampled; ``NO_PROCESSOR``
+            for nothing. It needs a sampler and exactly one row. Everything else that is
+            returned is of the logits as the model gave them.
+        accept_sampled: The processor accepts the token that was sampled.
     """
 
     rows: NDArray[np.int32]
@@ -126,9 +224,11 @@ class OutputSpec:
     logits: bool = False
     hidden: bool = False
     store: NDArray[np.int32] | None = None
+    processor: int = NO_PROCESSOR
+    accept_sampled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ForwardRequest:
     """New tokens of one context, and the pages that they read and write.
 
@@ -140,6 +240,7 @@ class ForwardRequest:
         token_ids: ``[num_tokens]`` int32, at least one.
         positions: ``[num_tokens]`` int32, what the rotary embedding sees. Any value >= 0.
         page_ids: ``[num_pages]`` int32, physical; at least ``ceil(kv_len / page_size)`` of them.
+            Inside of the control layer they are virtual ones, intp.
         kv_len: Slots in use after this forward.
         mask: ``[num_tokens, kv_len]`` bool, True where a new token attends to a slot; each row
             attends at least to one. None: new token ``i`` attends to slots
@@ -155,7 +256,7 @@ class ForwardRequest:
 
     token_ids: NDArray[np.int32]
     positions: NDArray[np.int32]
-    page_ids: NDArray[np.int32]
+    page_ids: NDArray[np.integer[Any]]
     kv_len: int
     mask: NDArray[np.bool_] | None = None
     outputs: tuple[OutputSpec, ...] = ()
@@ -163,7 +264,7 @@ class ForwardRequest:
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProjectRequest:
     """Turn stored hidden states into distributions: final norm and head, no attention.
 
@@ -203,7 +304,7 @@ class Batch:
     projections: tuple[ProjectRequest, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputResult:
     """What an :class:`OutputSpec` asked for; what was not asked for is empty (``[0]``).
 
@@ -215,6 +316,7 @@ class OutputResult:
         entropy: ``[num_rows]`` float32, in nats.
         logits: ``[num_rows, vocab_size]`` float32.
         hidden: ``[num_rows, hidden_size]`` float32.
+        has_ended: The processor has accepted the token, and nothing but the end can follow.
     """
 
     token_ids: NDArray[np.int32]
@@ -224,6 +326,7 @@ class OutputResult:
     entropy: NDArray[np.float32]
     logits: NDArray[np.float32]
     hidden: NDArray[np.float32]
+    has_ended: bool = False
 
 
 RequestResult = tuple[OutputResult, ...]
@@ -272,6 +375,80 @@ class Engine(Protocol):
         Raises:
             EngineError: They cannot be written.
         """
+        ...
+
+    def create_processor(self, processor: int, spec: ProcessorSpec) -> None:
+        """Make a processor under an unused number. Blocks while its grammar is compiled.
+
+        Any thread may call this, several at once. The methods below do not block for long;
+        they, and steps that name the processor, must not run at the same time for one
+        processor.
+
+        Raises:
+            BadArgumentError: A value or the grammar cannot be used; the message says why.
+            UnsupportedError: The engine has no grammars.
+            EngineError: The number is in use, or there is no such processor.
+        """
+        ...
+
+    def fork_processor(
+        self, source: int, targets: Sequence[int], *, is_ahead: bool = False
+    ) -> None:
+        """Let unused numbers go on from where a processor is.
+
+        Args:
+            source: Stays as it is.
+            targets: Independent of it and of each other.
+            is_ahead: The source is going to be told what is sampled through the targets, so
+                that it learns from their draws: see :meth:`accept_tokens`.
+
+        Raises:
+            EngineError: A number is in use, or there is no such processor.
+        """
+        ...
+
+    def accept_tokens(self, processor: int, token_ids: Sequence[int]) -> int:
+        """Tell a processor which tokens were chosen.
+
+        Mirostat learns from tokens that were sampled through the processor in this place, or
+        through a fork that is ahead.
+
+        Returns:
+            How many of them it allows: it has accepted these, and none after them.
+
+        Raises:
+            BadArgumentError: One is no token id.
+            EngineError: There is no such processor.
+        """
+        ...
+
+    def roll_back(self, processor: int, count: int) -> None:
+        """Take back the latest tokens that a processor accepted, with all that they changed.
+
+        Raises:
+            BadArgumentError: It did not accept so many.
+            EngineError: There is no such processor.
+        """
+        ...
+
+    def allowed_tokens(self, processor: int) -> NDArray[np.uint32]:
+        """Return ``[ceil(vocab_size / 32)]`` uint32: a bit a token, lowest first.
+
+        Raises:
+            EngineError: There is no such processor.
+        """
+        ...
+
+    def has_ended(self, processor: int) -> bool:
+        """Say whether nothing but the end can follow, by the grammar of a processor.
+
+        Raises:
+            EngineError: There is no such processor.
+        """
+        ...
+
+    def drop_processors(self, processors: Sequence[int]) -> None:
+        """Forget processors; unknown numbers are fine."""
         ...
 
     def close(self) -> None:

@@ -8,9 +8,12 @@
     |   |-- CacheError
     |   |   `-- DamagedComponentError
     |   `-- ProgramError   a program that cannot even start: no file, no @inferlet
+    |       |-- ManifestError    its [tool.pie] is wrong
+    |       `-- BuildError       no component can be made of it
     |-- InferletError      the guest's: ends that instance; exit code 1
     |   |-- BadArgumentError, UnknownHandleError, LimitError
-    |   |-- OutOfPagesError, OutOfEmbedsError
+    |   |   `-- GrammarError   a grammar cannot be used; of BadArgumentError
+    |   |-- OutOfPagesError, OutOfEmbedsError, BusyError
     |   |-- UnsupportedError, NotFoundError, CancelledError, TimedOutError
     |   |-- ForbiddenError     it lacks a grant
     |   |   `-- HttpDeniedError
@@ -18,6 +21,7 @@
     |   |-- GuestFailedError   an exception of the author's own, with its traceback
     |   `-- GuestTrappedError  a trap of Wasm: stack, memory, unknown import
     `-- EngineError        ours: fails the calls of that batch
+        `-- ProcessorError   fails one call: nothing is left that could be sampled
 
 A host call reports an :class:`InferletError` to the guest as the WIT record ``error``; its
 ``code`` is the class attribute of that name. Any other exception is never shown to a guest.
@@ -29,23 +33,28 @@ from typing import ClassVar
 
 __all__ = [
     "BadArgumentError",
+    "BuildError",
+    "BusyError",
     "CacheError",
     "CancelledError",
     "ConfigError",
     "DamagedComponentError",
     "EngineError",
     "ForbiddenError",
+    "GrammarError",
     "GuestFailedError",
     "GuestTrappedError",
     "HttpDeniedError",
     "HttpFailedError",
     "InferletError",
     "LimitError",
+    "ManifestError",
     "ModelDirectoryError",
     "NotFoundError",
     "OutOfEmbedsError",
     "OutOfPagesError",
     "PieError",
+    "ProcessorError",
     "ProgramError",
     "StoreError",
     "TimedOutError",
@@ -78,6 +87,14 @@ class ProgramError(ConfigError):
     """A program cannot be launched: it is not there, not readable, or not an inferlet."""
 
 
+class ManifestError(ProgramError):
+    """What a program says of itself is wrong; the message names the key."""
+
+
+class BuildError(ProgramError):
+    """No component can be made of a program."""
+
+
 class InferletError(PieError):
     """A fault of one inferlet: it ends that instance, or is raised in it, and nobody else."""
 
@@ -88,6 +105,18 @@ class BadArgumentError(InferletError):
     """An argument of a launch or of a host call has the wrong type, size or value."""
 
     code = "invalid-argument"
+
+
+class GrammarError(BadArgumentError):
+    """A grammar is malformed, uses what is not supported, or takes more work than allowed.
+
+    Attributes:
+        rows: Of a batch of masks, the rows that could not be computed; else empty.
+    """
+
+    def __init__(self, message: str, *, rows: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class UnknownHandleError(InferletError):
@@ -132,6 +161,12 @@ class LimitError(InferletError):
     """An instance reached one of its limits."""
 
     code = "limit-exceeded"
+
+
+class BusyError(InferletError):
+    """Commands on their way use what a call would change."""
+
+    code = "busy"
 
 
 class UnsupportedError(InferletError):
@@ -179,6 +214,15 @@ class EngineError(PieError):
     """A batch failed on the device: its calls fail, the server goes on."""
 
     code: ClassVar[str] = "engine-failed"
+
+
+class ProcessorError(EngineError):
+    """A processor leaves nothing to sample, or its grammar takes too much work.
+
+    It is found in a batch, but is the guest's fault, and fails its request alone.
+    """
+
+    code = "invalid-argument"
 
 
 class ForbiddenError(InferletError):

@@ -160,15 +160,28 @@ def _output_of(text: str) -> str | None:
 
 
 def score_records(generator: Generator, count: int) -> Scores:
-    """Score JSON, unconstrained: valid for the schema, and right where extracted."""
+    """Score JSON: valid for the schema, and right where extracted.
+
+    "Constrained" is the same under the grammar of the schema: of what ends within the limit of
+    tokens, how much is valid.
+    """
     scores: Scores = {}
     for kind in ("extract", "invent"):
         documents = held_out(FAMILIES["records"], count, kind=kind)
-        texts = generator.complete([d.turns[0].prompt for d in documents])
-        pairs = list(zip(texts, documents, strict=True))
+        prompts = [d.turns[0].prompt for d in documents]
+        pairs = list(zip(generator.complete(prompts), documents, strict=True))
         scores[f"{kind} valid"] = share(_is_valid_record(t, d) for t, d in pairs)
         if kind == "extract":
             scores["extract exact"] = share(t == d.answer for t, d in pairs)
+        schemas = [records.strict_schema(records.types_in(p)) for p in prompts]
+        texts = generator.complete_schemas(prompts, schemas)
+        ended = [(t, d) for t, d in zip(texts, documents, strict=True) if t is not None]
+        scores[f"{kind} constrained ends"] = share(t is not None for t in texts)
+        scores[f"{kind} constrained valid"] = share(
+            _is_valid_record(t, d) for t, d in ended
+        )
+        if kind == "extract":
+            scores["extract constrained exact"] = share(t == d.answer for t, d in ended)
     return scores
 
 

@@ -12,16 +12,22 @@ import torch
 
 from pie_trio.engine_api import ModelInfo, OutputSpec
 from pie_trio.errors import EngineError, ModelDirectoryError
-from pie_trio.inference.backends.torch_cpu import plan_attention, to_tensor
+from pie_trio.inference.backends.torch_cpu import to_tensor
+from pie_trio.inference.kernels.choosing import choose_kernels
+from pie_trio.inference.kernels.preparing import Preparation
 from pie_trio.inference.kv_cache import (
     allocate_embeds,
-    allocate_kv_cache,
     kv_bytes_per_page,
 )
 from pie_trio.inference.metadata import build_metadata
 from pie_trio.inference.model_directory import read_model_directory
-from pie_trio.inference.models.llama import load_llama
+from pie_trio.inference.models.loading import load_decoder
 from pie_trio.inference.outputs import make_results, plan_outputs
+from pie_trio.inference.processors import (
+    ProcessorTable,
+    WithProcessors,
+    grammar_vocabulary,
+)
 from pie_trio.inference.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from pie_trio.inference.validation import (
     check_page_data,
@@ -39,15 +45,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pie_trio.engine_api import Batch, BatchResult
-    from pie_trio.inference.kv_cache import KvCache
+    from pie_trio.inference.kernels.choosing import KernelsName
+    from pie_trio.inference.kernels.protocol import PagedCache
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.config import DecoderConfig
-    from pie_trio.inference.models.llama import LlamaModel
+    from pie_trio.inference.models.decoder import Decoder
     from pie_trio.inference.outputs import OutputPlan
 
 __all__ = ["DtypeName", "LoadedModel", "TorchEngine", "open_engine", "resolve_dtype"]
 
 DtypeName = Literal["float32", "bfloat16", "auto"]
+QuantizeName = Literal["int8"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRAITS = ("allocate", "forward", "input-text", "output-text", "tokenize")
@@ -61,16 +69,17 @@ class LoadedModel:
     tokenizer: HuggingFaceTokenizer
 
 
-class TorchEngine:
+class TorchEngine(WithProcessors):
     """Runs batches with torch on the CPU; one at a time, from any thread."""
 
     def __init__(
         self,
         info: ModelInfo,
-        model: LlamaModel,
-        kv_cache: KvCache,
+        model: Decoder,
+        kv_cache: PagedCache,
         embeds: Tensor,
         *,
+        processors: ProcessorTable,
         num_threads: int | None,
     ) -> None:
         """Take over what :func:`open_engine` loaded and allocated.
@@ -80,11 +89,13 @@ class TorchEngine:
             model: Its weights.
             kv_cache: Of ``info.num_pages`` pages.
             embeds: ``[num_embeds, hidden_size]`` of the model's dtype.
+            processors: An empty table for its vocabulary.
             num_threads: Of torch's kernels; None leaves torch's own choice.
         """
+        super().__init__(processors)
         self._info = info
         self._num_threads = num_threads
-        self._loaded: tuple[LlamaModel, KvCache, Tensor] | None = (
+        self._loaded: tuple[Decoder, PagedCache, Tensor] | None = (
             model,
             kv_cache,
             embeds,
@@ -107,11 +118,14 @@ class TorchEngine:
         metadata = build_metadata(batch, self._info.page_size)
         plan = plan_outputs(batch, metadata)
         check_values(metadata, plan, self._info)
-        with self._torch():
-            kv_cache.copy(batch.copies)
-            states, broken = _states(batch, metadata, plan, model, kv_cache, embeds)
-            logits, hidden = _read_states(states, plan, model, embeds)
-        return make_results(batch, plan, logits, hidden, broken=broken)
+        with self._processors.prepare(plan) as prepared:
+            with self._torch():
+                kv_cache.copy(batch.copies)
+                states, broken = _states(batch, metadata, plan, model, kv_cache, embeds)
+                logits, hidden = _read_states(states, plan, model, embeds)
+            return make_results(
+                batch, plan, logits, hidden, broken=broken, prepared=prepared
+            )
 
     def forward_logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step but return the logits of all output rows; for tests and tools.
@@ -173,8 +187,9 @@ class TorchEngine:
     def close(self) -> None:
         """Give back weights and KV cache. Idempotent."""
         self._loaded = None
+        self._processors.close()
 
-    def _open(self) -> tuple[LlamaModel, KvCache, Tensor]:
+    def _open(self) -> tuple[Decoder, PagedCache, Tensor]:
         if self._loaded is None:
             raise EngineError(
                 f"the engine of {self._info.name} is closed: open it again"
@@ -203,6 +218,8 @@ def open_engine(
     dtype: DtypeName = "float32",
     num_embeds: int = 4096,
     num_threads: int | None = None,
+    kernels: KernelsName = "auto",
+    quantize: QuantizeName | None = None,
 ) -> LoadedModel:
     """Load a model directory and allocate its KV cache.
 
@@ -216,39 +233,56 @@ def open_engine(
         num_threads: Of torch's kernels; None leaves its own choice, which is one a core. Any
             other busy process then costs up to 8 ms a kernel: give fewer than the free cores,
             or set ``OMP_WAIT_POLICY=passive`` in the environment before torch is imported.
+        kernels: See :func:`~.kernels.choosing.choose_kernels`.
+        quantize: "int8" rounds the weights of linear layers, and what goes into them, to 8
+            bits: faster, in half the memory, and with slightly different results.
 
     Raises:
         ModelDirectoryError: The directory cannot be used.
-        ConfigError: The KV cache or the places for hidden states cannot be allocated.
+        ConfigError: The KV cache or the places for hidden states cannot be allocated, or the
+            chosen kernels or 8 bits are not possible here.
     """
     source = read_model_directory(directory)
     config = source.config
     torch_dtype = resolve_dtype(config, dtype)
+    preparation = Preparation(
+        choose_kernels(kernels, head_dim=config.head_dim),
+        is_int8=quantize == "int8",
+    )
     tokenizer = load_tokenizer(
         source.path / "tokenizer.json", vocab_size=config.vocab_size
     )
     with open_checkpoint(source.path) as checkpoint:
-        model = load_llama(config, checkpoint, torch_dtype)
-    kv_cache = allocate_kv_cache(
+        model = load_decoder(config, checkpoint, torch_dtype, preparation)
+    kv_cache = preparation.kernels.allocate_kv_cache(
         config, num_pages=num_pages, page_size=page_size, dtype=torch_dtype
     )
     embeds = allocate_embeds(config, num_embeds=num_embeds, dtype=torch_dtype)
+    processors = ProcessorTable(
+        config.vocab_size,
+        grammar_vocabulary(
+            source.path / "tokenizer.json", config.vocab_size, source.eos_token_ids
+        ),
+    )
     info = ModelInfo(
         name=name,
         architecture=config.architecture,
-        traits=_TRAITS,
+        traits=(*_TRAITS, *processors.traits),
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_ids=source.eos_token_ids,
         prompt_template=source.prompt_template,
+        chat=source.chat,
         page_size=page_size,
         num_pages=num_pages,
         page_bytes=kv_bytes_per_page(config, page_size=page_size, dtype=torch_dtype),
         hidden_size=config.hidden_size,
         num_embeds=num_embeds,
     )
-    engine = TorchEngine(info, model, kv_cache, embeds, num_threads=num_threads)
+    engine = TorchEngine(
+        info, model, kv_cache, embeds, processors=processors, num_threads=num_threads
+    )
     return LoadedModel(engine, tokenizer)
 
 
@@ -271,8 +305,8 @@ def _states(
     batch: Batch,
     metadata: BatchMetadata,
     plan: OutputPlan,
-    model: LlamaModel,
-    kv_cache: KvCache,
+    model: Decoder,
+    kv_cache: PagedCache,
     embeds: Tensor,
 ) -> tuple[Tensor, set[int]]:
     """Run the layers, and read what is projected.
@@ -287,7 +321,9 @@ def _states(
         if metadata.embed_rows.size:
             stored = embeds.index_select(0, to_tensor(metadata.embed_slots))
             hidden.index_copy_(0, to_tensor(metadata.embed_rows), stored)
-        attention = plan_attention(batch, metadata, kv_cache)
+        attention = model.kernels.plan_attention(
+            batch, metadata, kv_cache, model.config.attention
+        )
         positions = to_tensor(metadata.positions)
         parts.append(model.forward(hidden, positions, attention))
     if batch.projections or not parts:
@@ -303,7 +339,7 @@ def _states(
 
 
 def _forget(
-    requests: Iterable[int], metadata: BatchMetadata, kv_cache: KvCache
+    requests: Iterable[int], metadata: BatchMetadata, kv_cache: PagedCache
 ) -> None:
     """Clear what some requests wrote.
 
@@ -316,7 +352,7 @@ def _forget(
 
 
 def _read_states(
-    states: Tensor, plan: OutputPlan, model: LlamaModel, embeds: Tensor
+    states: Tensor, plan: OutputPlan, model: Decoder, embeds: Tensor
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Store what is to be stored, and return the logits and hidden states of the plan."""
     logits = np.empty((0, model.config.vocab_size), np.float32)

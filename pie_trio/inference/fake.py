@@ -8,14 +8,16 @@ or copies change the result, while the composition of a batch does not.
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_trio.engine_api import ModelInfo
+from pie_trio.engine_api import ChatTemplates, ModelInfo
 from pie_trio.errors import BadArgumentError, EngineError
 from pie_trio.inference.metadata import build_metadata
 from pie_trio.inference.outputs import make_results, plan_outputs
+from pie_trio.inference.processors import ProcessorTable, WithProcessors
 from pie_trio.inference.sampler import splitmix64
 from pie_trio.inference.validation import (
     check_page_data,
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pie_trio.engine_api import Batch, BatchResult, PageCopy
+    from pie_trio.inference.grammar import GrammarVocabulary
     from pie_trio.inference.metadata import BatchMetadata
+    from pie_trio.inference.outputs import OutputPlan
 
 __all__ = ["FakeEngine", "FakeTokenizer", "fake_continuation"]
 
@@ -39,9 +43,10 @@ _BOS_TOKEN_ID, _EOS_TOKEN_ID = 256, 257
 _VOCAB_SIZE = 258
 _LARGEST_LOGIT = 8.0
 _HIDDEN_SIZE = 4
+_TRAITS = ("allocate", "forward", "input-text", "output-text", "tokenize")
 
 
-class FakeEngine:
+class FakeEngine(WithProcessors):
     """A deterministic :class:`~pie_trio.engine_api.Engine` for the tokens of FakeTokenizer.
 
     With ``h`` for :func:`~.sampler.splitmix64`, a token enters as ``h(embedding + position)``,
@@ -66,11 +71,12 @@ class FakeEngine:
         page_size: int = 16,
         num_embeds: int = 64,
         adapters: Sequence[str] = (),
+        chat_templates: Mapping[str, str] | None = None,
         broken_token_ids: Iterable[int] = (),
         failures: Mapping[int, Exception] | None = None,
         on_step: Callable[[Batch], None] | None = None,
     ) -> None:
-        """Make an engine with an empty cache.
+        """Make an engine with an empty cache. It has grammars where llguidance is installed.
 
         Args:
             name: As in the info.
@@ -78,20 +84,28 @@ class FakeEngine:
             page_size: As in the info.
             num_embeds: As in the info.
             adapters: As in the info; each gives results of its own.
+            chat_templates: By name; None for none.
             broken_token_ids: A forward with one of these fails, alone, as if it had led to NaN.
             failures: What to raise in which step, counted from 0; nothing is written then.
             on_step: Called at the start of each step in the caller's thread, for example to
                 wait for an event.
         """
+        has_grammars = find_spec("llguidance") is not None
+        super().__init__(
+            ProcessorTable(_VOCAB_SIZE, _make_vocabulary if has_grammars else None)
+        )
         self._info = ModelInfo(
             name=name,
             architecture="FakeForCausalLM",
-            traits=("allocate", "forward", "input-text", "output-text", "tokenize"),
+            traits=(*_TRAITS, *self._processors.traits),
             vocab_size=_VOCAB_SIZE,
             max_positions=2048,
             bos_token_id=_BOS_TOKEN_ID,
             eos_token_ids=(_EOS_TOKEN_ID,),
-            prompt_template="",
+            prompt_template=(chat_templates or {}).get("default", ""),
+            chat=ChatTemplates(
+                chat_templates or {}, {"bos_token": "<bos>", "eos_token": "<eos>"}
+            ),
             page_size=page_size,
             num_pages=num_pages,
             page_bytes=_NUM_LAYERS * page_size * 8,
@@ -134,19 +148,31 @@ class FakeEngine:
         metadata = build_metadata(batch, self._info.page_size)
         plan = plan_outputs(batch, metadata)
         check_values(metadata, plan, self._info)
-        for copy in batch.copies:
-            self._copy(copy)
-        numbers = self._run_layers(batch, metadata)
-        states = np.concatenate((numbers, self._embeds[plan.project_slots]))
-        self._embeds[plan.store_slots] = states[plan.store_rows]
-        is_broken = np.isin(metadata.token_ids, self._broken_token_ids)
-        return make_results(
-            batch,
-            plan,
-            _logits(states[plan.head_rows]),
-            _digits(states[plan.hidden_rows]),
-            broken=plan.requests_of_states(np.flatnonzero(is_broken).tolist()),
-        )
+        with self._processors.prepare(plan) as prepared:
+            for copy in batch.copies:
+                self._copy(copy)
+            numbers = self._run_layers(batch, metadata)
+            states = np.concatenate((numbers, self._embeds[plan.project_slots]))
+            self._embeds[plan.store_slots] = states[plan.store_rows]
+            is_broken = np.isin(metadata.token_ids, self._broken_token_ids)
+            return make_results(
+                batch,
+                plan,
+                self.make_logits(batch, metadata, plan, states),
+                _digits(states[plan.hidden_rows]),
+                broken=plan.requests_of_states(np.flatnonzero(is_broken).tolist()),
+                prepared=prepared,
+            )
+
+    def make_logits(
+        self,
+        _batch: Batch,
+        _metadata: BatchMetadata,
+        plan: OutputPlan,
+        states: NDArray[np.uint64],
+    ) -> NDArray[np.float32]:
+        """Return ``[num_head_rows, vocab_size]`` float32; an engine of another kind overrides it."""
+        return _logits(states[plan.head_rows])
 
     def store_tokens(
         self, slots: NDArray[np.int32], token_ids: NDArray[np.int32]
@@ -185,6 +211,7 @@ class FakeEngine:
     def close(self) -> None:
         """Refuse further steps. Idempotent."""
         self.is_closed = True
+        self._processors.close()
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -240,6 +267,13 @@ class FakeTokenizer:
     def vocabulary(self) -> tuple[bytes, ...]:
         """Return the bytes of each token id."""
         return (*(bytes([byte]) for byte in range(256)), b"<bos>", b"<eos>")
+
+
+def _make_vocabulary() -> GrammarVocabulary:
+    from pie_trio.inference.grammar import GrammarVocabulary
+
+    tokens = [bytes([byte]) for byte in range(256)]
+    return GrammarVocabulary([*tokens, b"", b""], eos_token_ids=[_EOS_TOKEN_ID])
 
 
 def fake_continuation(token_ids: Sequence[int], num_tokens: int) -> list[int]:

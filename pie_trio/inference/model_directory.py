@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pie_trio.errors import ModelDirectoryError
+from pie_trio.inference.chat_files import read_chat_templates
 from pie_trio.inference.json_files import (
     json_list,
     read_json_object,
     read_optional_json_object,
-    read_text,
 )
-from pie_trio.inference.models.config import read_decoder_config
+from pie_trio.inference.models.reading import read_decoder_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pie_trio.engine_api import ChatTemplates
     from pie_trio.inference.models.config import DecoderConfig
 
 __all__ = ["ModelDirectory", "read_model_directory"]
-
-_TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +36,18 @@ class ModelDirectory:
         path: The directory.
         config: From ``config.json``.
         eos_token_ids: Of ``generation_config.json``, else of ``config.json``.
-        prompt_template: Of ``chat_template.jinja``, else of ``tokenizer_config.json``; else "".
+        chat: Its chat templates.
     """
 
     path: Path
     config: DecoderConfig
     eos_token_ids: tuple[int, ...]
-    prompt_template: str
+    chat: ChatTemplates
+
+    @property
+    def prompt_template(self) -> str:
+        """The default chat template, or ""."""
+        return self.chat.by_name.get("default", "")
 
 
 def read_model_directory(path: Path | str) -> ModelDirectory:
@@ -66,7 +70,7 @@ def read_model_directory(path: Path | str) -> ModelDirectory:
         path=path,
         config=config,
         eos_token_ids=_eos_token_ids(path, raw, config.vocab_size),
-        prompt_template=_prompt_template(path),
+        chat=read_chat_templates(path),
     )
 
 
@@ -88,27 +92,3 @@ def _eos_token_ids(
                 f"of them, but it is {value!r}: correct the file"
             )
     return tuple(dict.fromkeys(token_ids))
-
-
-def _prompt_template(path: Path) -> str:
-    """Return the chat template. The file of its own is newer, so it wins."""
-    if (path / _TEMPLATE_FILE).exists():
-        return read_text(path / _TEMPLATE_FILE)
-    source = path / "tokenizer_config.json"
-    value: object = read_optional_json_object(source).get("chat_template")
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    # Several named ones, as [{"name": ..., "template": ...}]: the one called "default" counts.
-    for entry in json_list(value) or []:
-        if isinstance(entry, dict):
-            named = cast("dict[str, Any]", entry)
-            if named.get("name") == "default" and isinstance(
-                named.get("template"), str
-            ):
-                return str(named["template"])
-    raise ModelDirectoryError(
-        f"{source}: chat_template should be a string, or a list with an entry named "
-        f"'default', but it is {value!r}: correct the file, or add {_TEMPLATE_FILE}"
-    )

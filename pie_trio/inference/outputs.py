@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RequestResult,
     )
     from pie_trio.inference.metadata import BatchMetadata
+    from pie_trio.inference.processors import Prepared
 
 __all__ = ["OutputPlan", "make_results", "plan_outputs"]
 
@@ -51,7 +52,9 @@ class OutputPlan:
         own_rows: ``[num_rows]`` int32, as the request counts them.
         row_limits: ``[num_rows]`` int32, how many the request has.
         rows: ``[num_rows]`` int32, the states.
-        is_sampling: Whether all outputs ask for sampled tokens and nothing else.
+        is_sampling: Whether all outputs ask for sampled tokens and nothing else, as the logits
+            are.
+        has_processors: Whether some logits go through a processor.
         is_every_state: Whether the head rows are known to be all states, in order.
         head_rows: ``[num_head_rows]`` int32, the states whose logits are needed.
         head_index: ``[num_rows]`` int64 into ``head_rows``; undefined for rows without logits.
@@ -71,6 +74,7 @@ class OutputPlan:
     row_limits: NDArray[np.int32]
     rows: NDArray[np.int32]
     is_sampling: bool
+    has_processors: bool
     is_every_state: bool
     head_rows: NDArray[np.int32]
     head_index: NDArray[np.int64]
@@ -140,6 +144,7 @@ def plan_outputs(batch: Batch, metadata: BatchMetadata) -> OutputPlan:
         row_limits=limits[owners],
         rows=rows,
         is_sampling=is_sampling,
+        has_processors=not is_sampling and any(spec.processor for spec in specs),
         # Each request has one state and one row, so that row is 0: see check_values.
         is_every_state=is_sampling
         and has_one_each
@@ -163,6 +168,7 @@ def make_results(
     hidden: NDArray[np.float32],
     *,
     broken: Collection[int] = (),
+    prepared: Prepared | None = None,
 ) -> BatchResult:
     """Sample, rank and measure all rows of a batch at once, and hand them out by request.
 
@@ -172,6 +178,7 @@ def make_results(
         logits: ``[num_head_rows, vocab_size]`` float32; rows that are no numbers are cleared.
         hidden: ``[len(plan.hidden_rows), hidden_size]`` float32.
         broken: Requests in which something was not finite, counted as in the plan.
+        prepared: The rows that go through processors, if there are any.
     """
     best = logits.argmax(axis=1)
     peaks = logits[np.arange(len(logits)), best]  # NaN where a row has one
@@ -179,10 +186,14 @@ def make_results(
         is_bad = ~np.isfinite(peaks)
         logits[is_bad] = 0.0  # what follows has no place for NaN
         broken = {*broken, *plan.requests_of_states(plan.head_rows[is_bad].tolist())}
+    failures: dict[int, EngineError] = {}
     if plan.is_sampling:
         outputs = _sampled_outputs(plan, logits, best)
     else:
-        outputs = _Outputs(plan, logits, hidden, best).make()
+        made = _Outputs(plan, logits, hidden, best)
+        if prepared is not None:
+            failures = made.sample_processed(prepared, broken)
+        outputs = made.make()
     results: list[RequestResult | EngineError]
     requests = _requests(batch)
     if len(outputs) == len(requests) and all(r.outputs for r in requests):
@@ -190,6 +201,8 @@ def make_results(
     else:
         remaining = iter(outputs)
         results = [tuple(islice(remaining, len(r.outputs))) for r in requests]
+    for index, error in failures.items():
+        results[index] = error
     for index in broken:
         results[index] = EngineError(
             "expected finite numbers, but the model computed NaN or infinity: "
@@ -237,6 +250,20 @@ class _Outputs:
         largest = max((spec.top_k for spec in specs), default=0)
         self._top_ids = np.full((num_rows, largest), -1, np.int32)
         self._top_probs = np.zeros((num_rows, largest), np.float32)
+        self._has_ended: dict[int, bool] = {}
+
+    def sample_processed(
+        self, prepared: Prepared, broken: Collection[int]
+    ) -> dict[int, EngineError]:
+        """Sample the rows that go through processors; return the requests that failed."""
+        plan, rows = self._plan, prepared.rows
+        owners: list[int] = plan.requests[rows].tolist()
+        skipped = [index for index, owner in enumerate(owners) if owner in broken]
+        logits = self._logits[plan.head_index[rows]]  # a copy
+        token_ids, ended, failures = prepared.sample(logits, skipped)
+        self._token_ids[rows] = token_ids
+        self._has_ended = dict(zip(rows, ended, strict=True))
+        return {owners[index]: error for index, error in failures.items()}
 
     def make(self) -> list[OutputResult]:
         self._sample()
@@ -274,18 +301,24 @@ class _Outputs:
                     hidden=self._hidden[first_hidden:num_hidden].copy()
                     if spec.hidden
                     else _NO_FLOATS,
+                    has_ended=self._has_ended.get(span[0], False),
                 )
             )
         return results
 
     def _sample(self) -> None:
         plan = self._plan
-        rows = self._rows_of(lambda spec: spec.sampler is not None)
+        rows = self._rows_of(_is_sampled_plainly)
         if not rows:
             return
         self._token_ids[rows] = sample(
             self._logits_of(rows),
-            [s.sampler for s in plan.specs for _ in s.rows if s.sampler is not None],
+            [
+                s.sampler
+                for s in plan.specs
+                if s.sampler is not None and not s.processor
+                for _ in s.rows
+            ],
             plan.state_positions[plan.rows[rows]],
             best=self._best[plan.head_index[rows]],
         )
@@ -315,7 +348,12 @@ def _is_sampling(spec: OutputSpec) -> bool:
         or spec.logits
         or spec.hidden
         or spec.store is not None
+        or spec.processor
     )
+
+
+def _is_sampled_plainly(spec: OutputSpec) -> bool:
+    return spec.sampler is not None and not spec.processor
 
 
 def _has_logits(spec: OutputSpec) -> bool:

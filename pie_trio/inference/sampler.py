@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pie_trio.inference.distributions import top_ids, weights
+from pie_trio.inference.filters import has_late_filter, has_xtc, restrict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from pie_trio.engine_api import SamplerSpec
 
-__all__ = ["sample", "splitmix64", "uniforms"]
+__all__ = ["coins", "sample", "splitmix64", "uniforms"]
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -75,12 +76,28 @@ def uniforms(seeds: Sequence[int], positions: NDArray[np.int32]) -> NDArray[np.f
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def coins(
+    samplers: Sequence[SamplerSpec], positions: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Return a second number in [0, 1) for each row that needs one, 0 for the others.
+
+    It is that of :func:`uniforms` for the seed with every bit the other way round.
+    """
+    result = np.zeros(len(samplers))
+    rows = [row for row, sampler in enumerate(samplers) if has_xtc(sampler)]
+    if rows:
+        seeds = [~samplers[row].seed for row in rows]
+        result[rows] = uniforms(seeds, positions[rows])
+    return result
+
+
 def sample(
     logits: NDArray[np.float32],
     samplers: Sequence[SamplerSpec],
     positions: NDArray[np.int32],
     *,
     best: NDArray[np.int64] | None = None,
+    shares: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int32]:
     """Choose one token a row.
 
@@ -92,6 +109,8 @@ def sample(
         samplers: ``[num_rows]``.
         positions: ``[num_rows]`` int32, of the tokens that the rows belong to.
         best: ``[num_rows]`` int64, the likeliest tokens, where the caller knows them.
+        shares: ``[num_rows]`` float64, filled with the probabilities of the tokens after all
+            filters, 1.0 for greedy rows; None does without.
 
     Returns:
         ``[num_rows]`` int32.
@@ -99,22 +118,37 @@ def sample(
     token_ids = (logits.argmax(axis=1) if best is None else best).astype(np.int32)
     plain: list[int] = []
     filtered: list[int] = []
+    whole: list[int] = []
     for row, sampler in enumerate(samplers):
         if sampler.temperature > 0.0:
-            (filtered if _has_filter(sampler) else plain).append(row)
-    for draw, rows in ((_draw_plain, plain), (_draw_filtered, filtered)):
+            if _has_early_filter(sampler):
+                filtered.append(row)
+            else:
+                (whole if has_late_filter(sampler) else plain).append(row)
+    if shares is not None:
+        shares[:] = 1.0
+    for draw, rows in (
+        (_draw_plain, plain),
+        (_draw_filtered, filtered),
+        (_draw_whole, whole),
+    ):
         if rows:
             specs = [samplers[row] for row in rows]
-            points = uniforms([spec.seed for spec in specs], positions[rows])
-            token_ids[rows] = draw(_take_rows(logits, rows), specs, points)
+            own = None if shares is None else np.ones(len(rows))
+            taken = _take_rows(logits, rows)
+            token_ids[rows] = draw(taken, specs, positions[rows], own)
+            if shares is not None:
+                shares[rows] = own
     return token_ids
 
 
-def _has_filter(sampler: SamplerSpec) -> bool:
+def _has_early_filter(sampler: SamplerSpec) -> bool:
     return sampler.top_k > 0 or sampler.top_p < 1.0 or sampler.min_p > 0.0
 
 
-def _take_rows(logits: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
+def _take_rows(
+    logits: NDArray[np.float32], rows: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Return the ascending ``rows`` of ``logits``; without a copy if these are all."""
     return logits if len(rows) == len(logits) else logits[rows]
 
@@ -122,45 +156,68 @@ def _take_rows(logits: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.f
 def _draw_plain(
     logits: NDArray[np.float32],
     samplers: Sequence[SamplerSpec],
-    points: NDArray[np.float64],
+    positions: NDArray[np.int32],
+    shares: NDArray[np.float64] | None,
 ) -> NDArray[np.int64]:
-    return _invert(weights(logits, _scales(samplers)), points)
+    points = uniforms([spec.seed for spec in samplers], positions)
+    return _invert(weights(logits, _scales(samplers)), points, shares)
+
+
+def _draw_whole(
+    logits: NDArray[np.float32],
+    samplers: Sequence[SamplerSpec],
+    positions: NDArray[np.int32],
+    shares: NDArray[np.float64] | None,
+) -> NDArray[np.int64]:
+    """Draw where nothing but late filters is asked for: nothing has to be sorted."""
+    points = uniforms([spec.seed for spec in samplers], positions)
+    candidates = weights(logits, _scales(samplers))
+    restrict(candidates, samplers, coins(samplers, positions))
+    return _invert(candidates, points, shares)
 
 
 def _draw_filtered(
     logits: NDArray[np.float32],
     samplers: Sequence[SamplerSpec],
-    points: NDArray[np.float64],
+    positions: NDArray[np.int32],
+    shares: NDArray[np.float64] | None,
 ) -> NDArray[np.int64]:
+    points = uniforms([spec.seed for spec in samplers], positions)
     token_ids = np.empty(len(samplers), np.int64)
-    pending = list(range(len(samplers)))
+    pending = np.arange(len(samplers))
     # One more than top_k, so that the last candidate shows whether that was all.
     count = max(s.top_k + 1 if s.top_k else _NUM_CANDIDATES for s in samplers)
-    while pending:
-        token_ids[pending], is_settled = _draw_among_top(
-            _take_rows(logits, pending),
-            [samplers[row] for row in pending],
-            points[pending],
-            min(count, logits.shape[1]),
+    while len(pending):
+        specs = [samplers[row] for row in pending.tolist()]
+        ids, candidates, is_settled = _likely(
+            _take_rows(logits, pending), specs, min(count, logits.shape[1])
         )
-        pending = [
-            row for row, done in zip(pending, is_settled, strict=True) if not done
-        ]
+        settled = pending[is_settled]
+        if len(settled):
+            ids, candidates = ids[is_settled], candidates[is_settled]
+            rows: list[int] = settled.tolist()
+            specs = [samplers[row] for row in rows]
+            if any(map(has_late_filter, specs)):
+                restrict(candidates, specs, coins(specs, positions[settled]))
+            own = None if shares is None else np.ones(len(settled))
+            choice = _invert(candidates, points[settled], own)
+            token_ids[settled] = ids[np.arange(len(ids)), choice]
+            if shares is not None:
+                shares[settled] = own
+        pending = pending[~is_settled]
         count *= 16
     return token_ids
 
 
-def _draw_among_top(
-    logits: NDArray[np.float32],
-    samplers: Sequence[SamplerSpec],
-    points: NDArray[np.float64],
-    num_candidates: int,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draw after filtering the likeliest tokens of each row.
+def _likely(
+    logits: NDArray[np.float32], samplers: Sequence[SamplerSpec], num_candidates: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Apply the early filters to the likeliest tokens of each row.
 
     Returns:
-        ``[num_rows]`` int64 ids; and ``[num_rows]`` bool, False where the filters kept all
-        candidates, so that they may keep tokens beyond them, too.
+        ``[num_rows, num_kept]`` int64 ids, those that were kept first and in ascending order;
+        their weights, 0 behind them; and ``[num_rows]`` bool, False where the filters kept
+        all candidates, so that they may keep tokens beyond them, too.
     """
     ids = top_ids(logits, num_candidates)  # [R, C]
     scales = _scales(samplers)
@@ -169,20 +226,22 @@ def _draw_among_top(
     wide = [row for row, s in enumerate(samplers) if s.top_p < 1.0 and not s.top_k]
     if wide:
         total[wide] = weights(_take_rows(logits, wide), scales[wide]).sum(axis=1)
-    kept = _kept(candidates, total, samplers)
-    order = np.argsort(ids, axis=1)
-    choice = _invert(np.take_along_axis(candidates * kept, order, axis=1), points)
-    rows = np.arange(len(ids))
-    drawn = ids[rows, order[rows, choice]]
-    return drawn, ~kept[:, -1] | (num_candidates == logits.shape[1])
+    num_kept = _num_kept(candidates, total, samplers)
+    is_settled = (num_kept < num_candidates) | (num_candidates == logits.shape[1])
+    # Where a token stands depends on its own row alone, or sums could be rounded otherwise.
+    is_kept = np.arange(num_candidates) < num_kept[:, None]
+    order = np.argsort(np.where(is_kept, ids, logits.shape[1]), axis=1)
+    order = order[:, : int(num_kept.max())]
+    candidates = np.take_along_axis(candidates * is_kept, order, axis=1)
+    return np.take_along_axis(ids, order, axis=1), candidates, is_settled
 
 
-def _kept(
+def _num_kept(
     candidates: NDArray[np.float32],
     total: NDArray[np.float32],
     samplers: Sequence[SamplerSpec],
-) -> NDArray[np.bool_]:
-    """Say which candidates pass the filters: in each row the first few.
+) -> NDArray[np.int64]:
+    """Return how many candidates of each row pass top-k, top-p and min-p: the first ones.
 
     Args:
         candidates: ``[num_rows, num_candidates]`` float32 weights, descending from 1.0.
@@ -201,9 +260,8 @@ def _kept(
     num_nuclear = np.count_nonzero(sums < (top_p * mass)[:, None], axis=1) + 1
     num_nuclear[top_p >= 1.0] = num_candidates
     num_likely = np.count_nonzero(candidates >= min_p[:, None], axis=1)
-    num_kept = np.minimum(np.minimum(top_k, num_nuclear), num_likely)
-    kept: NDArray[np.bool_] = np.arange(num_candidates) < num_kept[:, None]
-    return kept
+    num_kept: NDArray[np.int64] = np.minimum(np.minimum(top_k, num_nuclear), num_likely)
+    return num_kept
 
 
 def _scales(samplers: Sequence[SamplerSpec]) -> NDArray[np.float32]:
@@ -214,9 +272,14 @@ def _scales(samplers: Sequence[SamplerSpec]) -> NDArray[np.float32]:
 
 
 def _invert(
-    weights: NDArray[np.float32], points: NDArray[np.float64]
+    weights: NDArray[np.float32],
+    points: NDArray[np.float64],
+    shares: NDArray[np.float64] | None,
 ) -> NDArray[np.int64]:
-    """Return for each row the column at which the running sum passes ``point * total``."""
+    """Return for each row the column at which the running sum passes ``point * total``.
+
+    ``shares``, if it is wanted, is filled with the parts that these have in the total.
+    """
     num_rows, num_columns = weights.shape
     if spare := -num_columns % _BLOCK_SIZE:  # none with the vocabularies of most models
         padded = np.zeros((num_rows, num_columns + spare), np.float32)
@@ -229,13 +292,18 @@ def _invert(
     targets = points * sums[:, -1]
     if num_rows <= _FEW_ROWS:  # the same sums, with a third of the calls
         few = [_search_row(*each) for each in zip(blocks, sums, targets, strict=True)]
-        return np.array(few, np.int64)
+        columns = np.array(few, np.int64)
+        if shares is not None:
+            shares[:] = weights[np.arange(num_rows), columns] / sums[:, -1]
+        return columns
     chosen = _first_beyond(sums, targets)
     rows = np.arange(len(chosen))
     before = np.where(chosen > 0, sums[rows, chosen - 1], 0.0)
     inside = blocks[rows, chosen].astype(np.float64).cumsum(axis=1)  # [R, C]
-    columns: NDArray[np.int64] = chosen * _BLOCK_SIZE
+    columns = chosen * _BLOCK_SIZE
     columns += _first_beyond(inside, targets - before)
+    if shares is not None:
+        shares[:] = weights[rows, columns] / sums[:, -1]
     return columns
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HuggingFaceTokenizer", "load_tokenizer"]
 
+_OLDER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+"""What a model may have instead, from which ``transformers`` makes a ``tokenizer.json``."""
+
 
 class HuggingFaceTokenizer:
     """A :class:`~pie_trio.engine_api.Tokenizer` from a ``tokenizer.json``."""
@@ -107,6 +110,8 @@ def load_tokenizer(path: Path, *, vocab_size: int) -> HuggingFaceTokenizer:
     Raises:
         ModelDirectoryError: It is missing or damaged, or it has ids that the model has not.
     """
+    if not path.exists():
+        raise ModelDirectoryError(_explain_missing(path))
     raw = read_json_object(path)
     try:
         library = LibraryTokenizer.from_file(str(path))
@@ -126,3 +131,19 @@ def load_tokenizer(path: Path, *, vocab_size: int) -> HuggingFaceTokenizer:
         "", decoder
     )  # a decoder that we do not know is an error now, not later
     return HuggingFaceTokenizer(library, vocab_size=vocab_size, decoder=decoder)
+
+
+def _explain_missing(path: Path) -> str:
+    folder = path.parent
+    others = [n for n in _OLDER_FILES if (folder / n).exists()]
+    if not others:
+        return (
+            f"{path}: the file is missing: give a complete model directory in the Hugging "
+            "Face layout (config.json, tokenizer.json, *.safetensors)"
+        )
+    return (
+        f"{path}: the file is missing; there is {' and '.join(others)}, which Pie does not "
+        'read: convert it once, where transformers is installed, with `python -c "from '
+        "transformers import AutoTokenizer; AutoTokenizer.from_pretrained('DIR')"
+        ".save_pretrained('DIR')\"`"
+    )

@@ -132,6 +132,7 @@ def _is_valid(output: OutputSpec, vocab_size: int) -> bool:
         and rows.ndim == 1
         and 0 <= output.top_k <= vocab_size
         and output.store is None
+        and not output.processor
         and (
             sampler is None
             or (
@@ -139,6 +140,11 @@ def _is_valid(output: OutputSpec, vocab_size: int) -> bool:
                 and sampler.top_k >= 0
                 and 0.0 <= sampler.top_p <= 1.0
                 and 0.0 <= sampler.min_p <= 1.0
+                and 0.0 <= sampler.typical_p <= 1.0
+                and 0.0 <= sampler.epsilon_cutoff <= 1.0
+                and 0.0 <= sampler.eta_cutoff <= 1.0
+                and 0.0 <= sampler.xtc_threshold <= 1.0
+                and 0.0 <= sampler.xtc_probability <= 1.0
             )
         )
     )
@@ -306,6 +312,12 @@ def _check_output(output: OutputSpec, vocab_size: int, where: str) -> None:
     if output.store is not None:
         _check_vector(output.store, f"{where}: store")
         _check_length(output.store, len(output.rows), "rows", "store", where)
+    if output.processor and (output.sampler is None or len(output.rows) != 1):
+        raise EngineError(
+            f"{where}: an output with processor {output.processor} needs a sampler and one "
+            f"row, but has {'no' if output.sampler is None else 'a'} sampler and "
+            f"{len(output.rows)} rows"
+        )
 
 
 def _check_sampler(sampler: SamplerSpec, where: str) -> None:
@@ -315,6 +327,11 @@ def _check_sampler(sampler: SamplerSpec, where: str) -> None:
         "top_k": sampler.top_k >= 0,
         "top_p": 0.0 <= sampler.top_p <= 1.0,
         "min_p": 0.0 <= sampler.min_p <= 1.0,
+        "typical_p": 0.0 <= sampler.typical_p <= 1.0,
+        "epsilon_cutoff": 0.0 <= sampler.epsilon_cutoff <= 1.0,
+        "eta_cutoff": 0.0 <= sampler.eta_cutoff <= 1.0,
+        "xtc_threshold": 0.0 <= sampler.xtc_threshold <= 1.0,
+        "xtc_probability": 0.0 <= sampler.xtc_probability <= 1.0,
     }
     for field, is_valid in is_valid_by_field.items():
         if not is_valid:

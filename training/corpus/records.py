@@ -81,14 +81,21 @@ def compact_schema(types: Mapping[str, str]) -> str:
 
 def json_schema(types: Mapping[str, str]) -> str:
     """Return the same as a JSON schema."""
+    return json.dumps(_object_schema(types))
+
+
+def strict_schema(types: Mapping[str, str]) -> str:
+    """Return a JSON schema of exactly these fields, for a grammar."""
+    return json.dumps({**_object_schema(types), "additionalProperties": False})
+
+
+def _object_schema(types: Mapping[str, str]) -> dict[str, object]:
     array = {"type": "array", "items": {"type": "string"}}
     properties = {
         name: array if kind == "strings" else {"type": kind}
         for name, kind in types.items()
     }
-    return json.dumps(
-        {"type": "object", "properties": properties, "required": list(types)}
-    )
+    return {"type": "object", "properties": properties, "required": list(types)}
 
 
 def _schema(rng: Random, types: Mapping[str, str]) -> str:
