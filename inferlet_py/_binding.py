@@ -71,20 +71,33 @@ def bind_interfaces(
         for name, method in interface.methods().items():
             call = adapted[name] if name in adapted else getattr(module, name)
             is_safe = hasattr(method, "never_fails")
-            calls[name] = call if is_safe else _bind(call, failure)
+            calls[name] = call if is_safe else _bind(call, failure, method)
     return SimpleNamespace(**calls)
 
 
-def _bind(function: Callable[..., Any], failure: type[Exception]) -> Callable[..., Any]:
+def _bind(
+    function: Callable[..., Any],
+    failure: type[Exception],
+    method: Callable[..., Any],
+) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         try:
             return function(*args)
         except failure as error:
-            raise _as_host_error(error) from None
+            raise _as_host_error(error, method, args) from None
 
     return call
 
 
-def _as_host_error(error: Any) -> HostError:
+def _as_host_error(
+    error: Any, method: Callable[..., Any], args: Sequence[Any]
+) -> HostError:
     code = error.value.code.name.lower().replace("_", "-")
-    return make_host_error(code, error.value.message)
+    found = make_host_error(code, error.value.message)
+    names = method.__code__.co_varnames[1:]  # the method's own, without `self`
+    given = dict(zip(names, args, strict=False))
+    found.call = method.__name__
+    found.queue, found.ticket = given.get("queue"), given.get("ticket")
+    pages = given.get("pages", ())
+    found.pages = (given["page"],) if "page" in given else tuple(pages)
+    return found

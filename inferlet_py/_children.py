@@ -78,7 +78,7 @@ class Child:
         self._outcome: ChildOutcome | None = None
         self._failure: ChildFailedError | None = None
         self._ended: Event | None = None
-        self._nursery: AbstractAsyncContextManager[Nursery, bool] | None = None
+        self._nursery: AbstractAsyncContextManager[Nursery] | None = None
 
     async def __aenter__(self) -> Child:
         if self._ended is not None:
@@ -105,7 +105,7 @@ class Child:
         error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         assert self._nursery is not None, "the block was entered"
         try:
             return await self._nursery.__aexit__(error_type, error, traceback)

@@ -28,9 +28,18 @@ class HostError(Exception):
 
     Attributes:
         code: The WIT's name for it, as ``out-of-pages``.
+        call: Name of the call, as ``alloc_kvpage``; what takes the result of a command by its
+            ticket, as ``take_forward``, where the command failed later. Empty if none is known.
+        queue: Number of the queue that it was made with.
+        ticket: Of the command whose result it was to take.
+        pages: Numbers of the KV pages that it was made with.
     """
 
     code: ClassVar[str] = "internal"
+    call: str = ""
+    queue: int | None = None
+    ticket: int | None = None
+    pages: tuple[int, ...] = ()
 
 
 class BadArgumentError(HostError):

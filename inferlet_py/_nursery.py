@@ -246,7 +246,7 @@ class _NurseryManager:
             del combined, error  # their tracebacks hold this frame
 
 
-def open_nursery() -> AbstractAsyncContextManager[Nursery, bool]:
+def open_nursery() -> AbstractAsyncContextManager[Nursery]:
     """Return an async context manager that owns the tasks started in it.
 
     Its block ends when all tasks have ended. At the first error, in a task or in the

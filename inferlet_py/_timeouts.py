@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from inferlet_py._checkpoints import checkpoint, give_up
 from inferlet_py._scopes import CancelScope
@@ -24,11 +24,11 @@ class _FailScope(CancelScope):
         error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
-        is_handled = super().__exit__(error_type, error, traceback)
+    ) -> Literal[False]:
+        super().__exit__(error_type, error, traceback)
         if self.cancelled_caught:
             raise TooSlowError
-        return is_handled
+        return False  # type checkers know that what follows the block runs after all of it
 
 
 def current_time() -> float:
@@ -46,12 +46,12 @@ def move_on_after(seconds: float, *, shield: bool = False) -> CancelScope:
     return CancelScope(relative_deadline=seconds, shield=shield)
 
 
-def fail_at(deadline: float, *, shield: bool = False) -> CancelScope:
+def fail_at(deadline: float, *, shield: bool = False) -> _FailScope:
     """Return a scope like that of ``move_on_at`` that raises ``TooSlowError``."""
     return _FailScope(deadline=deadline, shield=shield)
 
 
-def fail_after(seconds: float, *, shield: bool = False) -> CancelScope:
+def fail_after(seconds: float, *, shield: bool = False) -> _FailScope:
     """Return a scope like that of ``move_on_after`` that raises ``TooSlowError``."""
     return _FailScope(relative_deadline=seconds, shield=shield)
 

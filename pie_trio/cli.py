@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
 from pie_trio.application.authoring.commands import add_commands
+from pie_trio.application.remote.commands import add_remote_commands
 from pie_trio.config import (
     ControlConfig,
     InstanceLimits,
@@ -38,6 +39,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_SIGNAL = 1, 2, 70, 128
 SIGINT, SIGPIPE, SIGTERM = 2, 13, 15
 SIGNAL_WORDS = {SIGINT: "interrupted", SIGTERM: "terminated"}
 WRITE_SECONDS = 1.0
+CHAT_PROGRAM = Path(__file__).parent / "programs" / "chat"
+CHAT_MARKER = "> "
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 4096
 """The memory of a fresh guest, and all that 32 bits can address."""
 
@@ -87,7 +90,9 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_serve(commands)
+    _add_chat(commands)
     add_commands(commands)
+    add_remote_commands(commands)
     _add_doctor(commands)
     return parser
 
@@ -236,6 +241,35 @@ def _add_instance_options(
         help="the key-value store, made when it is first used (default: store.db in "
         "$PIE_DATA_DIR, else in ~/.local/share/pie)",
     )
+
+
+def _add_chat(commands: Any) -> None:
+    parser = commands.add_parser(
+        "chat",
+        help="chat with a model in the terminal",
+        description="Chat with a model in the terminal, with an engine of its own. Each line is a "
+        "message; /reset forgets all of them, and the end of the input (Ctrl-D) ends it.",
+        epilog="example: pie chat --system 'You are terse.' --temperature 0.7",
+        allow_abbrev=False,
+    )
+    _add_model_options(parser)
+    parser.add_argument(
+        "--system", default="", metavar="TEXT", help="what the system message says"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 always takes the most likely token (default: 0)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=_count,
+        default=512,
+        metavar="N",
+        help="most tokens of a reply (default: 512)",
+    )
+    parser.set_defaults(command=_chat)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -388,6 +422,30 @@ def _programs(texts: Sequence[str]) -> dict[str, Path]:
             raise ConfigError(f"two programs are called {name}: choose another name")
         programs[name] = Path(path).expanduser()
     return programs
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from pie_trio.application.run.signals import catch_signals
+
+    with catch_signals() as signals:
+        from pie_trio.application.run.command import RunOptions, run_in_wasm
+
+        cache_directory = options.cache_dir or default_cache_directory()
+        arguments = {
+            "system": options.system,
+            "temperature": options.temperature,
+            "max-tokens": options.max_tokens,
+            "marker": CHAT_MARKER if sys.stdin.isatty() else "",
+        }
+        run = RunOptions(
+            program=CHAT_PROGRAM,
+            arguments=[f"--{name}={value}" for name, value in arguments.items()],
+            choose_models=lambda: _models(options),
+            wasm=WasmConfig(cache_directory=cache_directory),
+            store_path=default_store_path(),
+        )
+        run_in_wasm(run, signals)
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -221,8 +221,8 @@ class DecodeStream(Command):
     @property
     def mask_bytes(self) -> int:
         """Of the forward that runs next."""
-        request = self.forward
-        return 0 if request is None or request.mask is None else request.mask.nbytes
+        mask = None if self.forward is None else self.forward.mask
+        return 0 if mask is None else mask.nbytes
 
     # ---- the batcher's side -----------------------------------------------------------
 

@@ -100,7 +100,8 @@ def _read_manifest(path: Path, program: SourceProgram) -> Manifest | None:
 
 
 def _where(path: Path) -> str:
-    return str((path if path.is_dir() else path.parent) / PYPROJECT)
+    is_inside = path.is_dir() or path.suffix == ".zip"
+    return str((path if is_inside else path.parent) / PYPROJECT)
 
 
 def _read_pyproject(path: Path) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Event", "EventKind", "EventLog", "event_fields"]
 
-EventKind = Literal["started", "message", "log", "result", "error", "end"]
+EventKind = Literal["started", "receiving", "message", "log", "result", "error", "end"]
 
 EVENT_OVERHEAD_BYTES = 64
 """So that many empty events count too."""
@@ -80,7 +80,9 @@ class EventLog:
         self._events: deque[Event] = deque()
         self.num_bytes = 0
         self._next_number = 1
-        self._held_after: float = math.inf  # the number up to which the holder has taken
+        self._held_after: float = (
+            math.inf
+        )  # the number up to which the holder has taken
         self._waiting_bytes = 0  # of the events after that
         self._changed = trio.Event()
         self._room = trio.Event()

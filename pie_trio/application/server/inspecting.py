@@ -31,9 +31,7 @@ class Inspector:
         self._launcher, self._seconds = launcher, seconds
         self._descriptions: dict[str, Mapping[str, Any]] = {}  # by digest
 
-    async def inspect(
-        self, program: SourceProgram, *, owner: str
-    ) -> Mapping[str, Any]:
+    async def inspect(self, program: SourceProgram, *, owner: str) -> Mapping[str, Any]:
         """Return ``name``, ``documentation``, and ``arguments``, a JSON Schema.
 
         Raises:

@@ -39,7 +39,7 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
 
     async def run_program(name: str) -> Response:
         body = await request.get_data()
-        arguments = await request.get_json(force=True) if body else {}
+        arguments: object = await request.get_json(force=True) if body else {}
         is_detached = request.args.get("detach", "") in ("1", "true")
         return await launch(
             {"program": name, "arguments": arguments, "detach": is_detached}
@@ -137,10 +137,10 @@ async def _read_messages() -> tuple[list[Message], bool]:
     if not isinstance(fields, dict):
         raise BadArgumentError('the body must be a JSON object, as {"text": "hello"}')
     found: dict[str, Any] = fields  # pyright: ignore[reportUnknownVariableType]
-    several = found.get("messages")
-    if several is not None and not isinstance(several, list):
+    several: Any = found.get("messages", [])
+    if not isinstance(several, list):
         raise BadArgumentError("messages must be a list")
-    given: list[Any] = several if several is not None else []
+    given: list[Any] = several  # pyright: ignore[reportUnknownVariableType]
     messages = [read_message(one) for one in given]
     if "text" in found or "binary" in found:
         messages.append(read_message(found))

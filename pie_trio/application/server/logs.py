@@ -34,7 +34,9 @@ async def stream_lines(instance: RunningInstance) -> AsyncGenerator[bytes]:
                 num_seen = log.num_dropped
             skip = num_seen - log.num_dropped
             parts += [
-                _encode("log", {"source": line.source, "text": line.text, "at": line.at})
+                _encode(
+                    "log", {"source": line.source, "text": line.text, "at": line.at}
+                )
                 for line in list(log.lines)[skip:]
             ]
             num_seen = num_written

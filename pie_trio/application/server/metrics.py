@@ -66,7 +66,9 @@ class ServerMetrics:
             "pie_step_seconds", "Steps of the device.", SECONDS
         )
         self.wait_seconds = Histogram(
-            "pie_queue_wait_seconds", "From a command's submission to its batch.", SECONDS
+            "pie_queue_wait_seconds",
+            "From a command's submission to its batch.",
+            SECONDS,
         )
         self.tokens = Counter("pie_tokens_total", "New tokens that were computed.")
         self.sampled = Counter(
@@ -93,7 +95,9 @@ class ServerMetrics:
             if code == "out-of-pages":
                 self.evictions.add()
         if instance.ended_clock is not None:
-            self.instance_seconds.observe(instance.ended_clock - instance.launched_clock)
+            self.instance_seconds.observe(
+                instance.ended_clock - instance.launched_clock
+            )
         if instance.first_event_clock is not None:
             self.first_event_seconds.observe(
                 instance.first_event_clock - instance.launched_clock
@@ -143,7 +147,9 @@ class ServerMetrics:
         pages = Gauge("pie_pages", "KV pages on the device by state.")
         swapped = Gauge("pie_pages_swapped", "KV pages in host memory.")
         exported = Gauge("pie_exports", "Exports of pages.")
-        moves = Counter("pie_page_moves_total", "Times that pages moved to host memory.")
+        moves = Counter(
+            "pie_page_moves_total", "Times that pages moved to host memory."
+        )
         waiting = Gauge("pie_commands_unfinished", "Commands that have not finished.")
         for name, model in self._models.items():
             pool = model.pool

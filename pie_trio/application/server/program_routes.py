@@ -28,7 +28,9 @@ def add_program_routes(app: WebApp, state: ServerState) -> None:
 
     async def list_programs() -> Response:
         owner = authenticate(request)
-        return answer_json({"programs": [_brief(p) for p in state.programs.rows(owner)]})
+        return answer_json(
+            {"programs": [_brief(p) for p in state.programs.rows(owner)]}
+        )
 
     async def put_program(name: str) -> Response:
         owner = authenticate(request)

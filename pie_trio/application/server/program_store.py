@@ -148,7 +148,9 @@ class ProgramStore:
     def rows(self, owner: Owner) -> list[ProgramRow | StoredProgram]:
         """Return what an owner can launch, by name; uploaded programs as rows."""
         found: dict[str, ProgramRow | StoredProgram] = dict(self._built_in)
-        found |= {row.name: row for row in self._rows.values() if row.owner == owner.name}
+        found |= {
+            row.name: row for row in self._rows.values() if row.owner == owner.name
+        }
         return [found[name] for name in sorted(found)]
 
     async def put(
@@ -203,7 +205,6 @@ class ProgramStore:
             NotFoundError: The owner has none of that name.
             ProgramStoreError: It cannot be removed.
         """
-
         async with self._changing:
             row = self._rows.get((owner.name, name))
             if row is None:
@@ -339,9 +340,13 @@ def _read_upload(name: str, upload: Upload) -> StoredProgram:
     return _make_program(name, data, upload.sha256, time.time())
 
 
-def _make_program(name: str, data: bytes, sha256: str, uploaded_at: float) -> StoredProgram:
+def _make_program(
+    name: str, data: bytes, sha256: str, uploaded_at: float
+) -> StoredProgram:
     source = read_program(name, data)
-    return StoredProgram(source, False, sha256, len(data), uploaded_at, read_readme(data))
+    return StoredProgram(
+        source, False, sha256, len(data), uploaded_at, read_readme(data)
+    )
 
 
 def _load_built_in(folder: Path) -> dict[str, StoredProgram]:
@@ -351,7 +356,9 @@ def _load_built_in(folder: Path) -> dict[str, StoredProgram]:
         num_bytes = sum(len(text.encode()) for text in source.modules.values())
         readme = path.with_name("README.md")
         text = readme.read_text() if readme.exists() else None
-        found[source.name] = StoredProgram(source, True, source.digest, num_bytes, None, text)
+        found[source.name] = StoredProgram(
+            source, True, source.digest, num_bytes, None, text
+        )
     return found
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pie_trio.application.background import Background
     from pie_trio.application.lifecycle.instances import Instance, Launcher
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.server.owners import Owner
     from pie_trio.application.services import Grants
 
@@ -72,7 +72,7 @@ class InstanceRegistry:
 
     async def launch(
         self,
-        program: SourceProgram,
+        program: Program,
         arguments: Mapping[str, Any],
         *,
         owner: Owner,
@@ -113,6 +113,7 @@ class InstanceRegistry:
             launched.session, program.name, owner, events, is_detached=is_detached
         )
         events.append("started", {"id": instance.instance_id, "program": program.name})
+        launched.session.on_receive = instance.note_receiving
         self._instances[instance.instance_id] = instance
         self._running[instance.instance_id] = instance
         self.on_launched(instance)
@@ -197,7 +198,9 @@ class InstanceRegistry:
             if error is not None:
                 instance.events.append("error", error_fields(error))
             else:
-                instance.events.append("result", {"value": json.loads(result or "null")})
+                instance.events.append(
+                    "result", {"value": json.loads(result or "null")}
+                )
         finally:
             if instance.ended_clock is None:  # the server is cancelled
                 instance.finish_running("cancelled")

@@ -67,6 +67,7 @@ class RunningInstance:
         self._session: Session | None = session
         self._final_tokens: dict[str, int] = {}
         self._num_lines_lost = 0
+        self._is_receiving = False
         self._line_or_end = trio.Event()
         self._ended_running = trio.Event()
         self._ended = trio.Event()
@@ -171,6 +172,12 @@ class RunningInstance:
             data["lost"] = self._num_lines_lost
             self._num_lines_lost = 0
         self.events.append("log", data)
+
+    def note_receiving(self) -> None:
+        """Tell clients, once, that it waits for a message."""
+        if not self._is_receiving:
+            self._is_receiving = True
+            self.events.append("receiving", {})
 
     async def pump(self) -> None:
         """Make events of its messages until there are no more."""

@@ -107,6 +107,8 @@ async def _collect(reader: EventReader, max_bytes: int) -> dict[str, Any]:
                         answer |= fields
                     case "started":
                         answer["program"] = fields["program"]
+                    case "receiving":
+                        pass
             if num_bytes > max_bytes:
                 raise TooLargeError(
                     f"{reader.instance.instance_id} has sent more than {max_bytes} bytes, "

@@ -17,6 +17,7 @@ from pie_trio.application.server.envelopes import (
 from pie_trio.application.server.instance_routes import read_message
 from pie_trio.application.server.owners import authenticate
 from pie_trio.application.web import get_draining, one_write
+from pie_trio.control.outbox import Message
 from pie_trio.errors import BadArgumentError, LimitError, NotFoundError, PieError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pie_trio.application.server.running import EventReader, RunningInstance
     from pie_trio.application.server.state import ServerState
     from pie_trio.application.web import WebApp
-    from pie_trio.control.outbox import Message
 
 __all__ = ["add_websocket"]
 
@@ -61,7 +61,6 @@ class _Attached:
         self.instance, self.send = instance, send
 
 
-
 class _Session:
     """One WebSocket.
 
@@ -82,6 +81,7 @@ class _Session:
         while True:
             frame: str | bytes = await websocket.receive()
             request: object = None
+            answer: dict[str, Any]
             try:
                 if isinstance(frame, bytes):
                     name, message = decode_binary(frame)

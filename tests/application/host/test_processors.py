@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from pie_trio.config import InstanceLimits, SharedLimits
+from pie_trio.config import ControlConfig, InstanceLimits, SharedLimits
 from pie_trio.control.quotas import Quotas
 from pie_trio.errors import (
     BadArgumentError,
@@ -243,6 +243,17 @@ async def test_a_stream_goes_on_where_the_reader_left_another() -> None:
         rest, _, finish = await read_all(client)
         assert finish == "grammar"
         assert first + rest == whole
+
+
+async def test_a_processor_is_asked_in_the_last_chunk_of_a_long_prefill() -> None:
+    control = ControlConfig(max_batch_tokens=2)
+    async with open_rig(control=control) as rig, rig.open_client() as client:
+        alloc(client)
+        await create(client, 1, spec(("regex", "ab")))
+        start(client, sampler=greedy(1))
+        _, text, finish = await read_all(client)
+        assert (text, finish) == ("ab", "grammar")
+        assert len(rig.engine.batches) > len(PROMPT) // 2
 
 
 async def test_a_stop_token_and_the_last_token_come_before_the_grammar_or_after() -> (

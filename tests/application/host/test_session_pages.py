@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pie_trio.config import InstanceLimits
+from pie_trio.config import ControlConfig
 from pie_trio.errors import (
     BadArgumentError,
     InferletError,
@@ -142,7 +143,11 @@ async def test_pages_take_no_memory_before_they_are_written() -> None:
 
 
 async def test_a_forward_that_finds_no_page_fails_and_says_so() -> None:
-    async with open_rig(num_pages=2) as rig, rig.open_client() as client:
+    control = ControlConfig(policy="rendezvous:0.5,0", swap_bytes=0)
+    async with (
+        open_rig(num_pages=2, control=control) as rig,
+        rig.open_client() as client,
+    ):
         client.session.alloc_kvpage(0, PAGES)
         await client.run(PROMPT[:8], pages=[0, 1])
         ticket = client.forward(b"x", pages=[2])

@@ -1,0 +1,1 @@
+"""The command line against a server: deploy, launch, ps, logs, kill."""
