@@ -77,16 +77,16 @@ def memory_bytes() -> int:
     raise RuntimeError("the kernel reports no Pss")
 
 
-class NullEngine:
+class NullEngine(FakeEngine):
     """An engine that answers at once with the same token, so that only the host costs."""
 
     def __init__(self) -> None:
-        self.info = FakeEngine(name="null", num_pages=4096).info
-        self.batch_sizes: list[int] = []
+        super().__init__(name="null", num_pages=4096)
+        self.sizes: list[int] = []  # of each step
 
     def execute(self, batch: Batch) -> BatchResult:
         """Return a token for each output row."""
-        self.batch_sizes.append(len(batch.forwards))
+        self.sizes.append(len(batch.forwards))
         return BatchResult(
             tuple(
                 tuple(self._answer(spec) for spec in forward.outputs)

@@ -12,6 +12,7 @@ moments of the machine hit all policies alike.
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from typing import TYPE_CHECKING
@@ -79,27 +80,58 @@ class TimedEngine(NullEngine):
 
 
 async def measure(
-    launcher: Launcher, engine: TimedEngine, *, count: int, tokens: int, is_mixed: bool
+    launcher: Launcher,
+    engine: TimedEngine,
+    *,
+    count: int,
+    tokens: int,
+    requests: int,
+    think_seconds: float,
+    is_mixed: bool,
 ) -> tuple[float, float]:
-    """Return requests per second, and the median size of the batches weighed by their rows."""
+    """Return requests per second, and the median size of the batches weighed by their rows.
+
+    There are ``count`` clients, each of which makes its next request some time after the last
+    one has ended. Clients that all began at the same moment would stay in step by themselves:
+    trio runs everybody whom a step has woken before the batcher.
+    """
     programs = [STEPWISE, STREAMING, TOOL] if is_mixed else [STEPWISE]
     for program in programs:
         await launcher.compile(program)
-    engine.batch_sizes.clear()
+    engine.sizes.clear()
+    choose = random.Random(0)
+    lengths = [
+        [
+            (
+                choose.uniform(0, 2 * think_seconds),
+                choose.randint(tokens // 2, tokens * 3 // 2),
+            )
+            for _ in range(requests)
+        ]
+        for _ in range(count)
+    ]
+
+    async def client(number: int) -> None:
+        program = programs[number % len(programs)]
+        for pause, length in lengths[number]:
+            await trio.sleep(pause)
+            await launcher.prepare(program, {"tokens": length}).run()
+
     started = time.perf_counter()
     async with trio.open_nursery() as nursery:
         for number in range(count):
-            program = programs[number % len(programs)]
-            nursery.start_soon(launcher.prepare(program, {"tokens": tokens}).run)
+            nursery.start_soon(client, number)
     elapsed = time.perf_counter() - started
-    rows = sorted(size for size in engine.batch_sizes for _ in range(size))
-    return count / elapsed, rows[len(rows) // 2]
+    rows = sorted(size for size in engine.sizes for _ in range(size))
+    return count * requests / elapsed, rows[len(rows) // 2]
 
 
 async def main() -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--inferlets", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=3, help="of each client")
+    parser.add_argument("--think-ms", type=float, default=20.0, help="between requests")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--step-ms", type=float, default=15.0)
     parser.add_argument("--row-us", type=float, default=100.0)
@@ -124,6 +156,8 @@ async def main() -> None:
                             engine,
                             count=count,
                             tokens=tokens,
+                            requests=options.requests,
+                            think_seconds=options.think_ms / 1e3,
                             is_mixed=is_mixed,
                         )
                         rate *= (tokens + 1) / (options.tokens + 1)

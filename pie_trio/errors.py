@@ -4,7 +4,7 @@
 
     PieError
     |-- ConfigError        the operator's: before serving; exit code 2
-    |   |-- ModelDirectoryError
+    |   |-- ModelDirectoryError, AdapterError
     |   |-- CacheError
     |   |   `-- DamagedComponentError
     |   `-- ProgramError   a program that cannot even start: no file, no @inferlet
@@ -32,6 +32,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AdapterError",
     "BadArgumentError",
     "BuildError",
     "BusyError",
@@ -73,6 +74,10 @@ class ConfigError(PieError):
 
 class ModelDirectoryError(ConfigError):
     """A model directory lacks a file, is damaged, or holds a model that Pie cannot run."""
+
+
+class AdapterError(ConfigError):
+    """An adapter cannot be loaded for this model, or cannot be dropped now."""
 
 
 class CacheError(ConfigError):

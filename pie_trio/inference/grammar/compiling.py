@@ -63,14 +63,25 @@ class Grammar:
     def __init__(
         self, kind: GrammarKind, library: LLMatcher, vocabulary: GrammarVocabulary
     ) -> None:
-        """Take over a matcher of llguidance that has accepted nothing yet."""
+        """Take over a matcher of llguidance that has accepted nothing yet.
+
+        Raises:
+            GrammarError: No output matches.
+        """
         self.kind = kind
         self.vocabulary = vocabulary
         self._library = library
+        self._is_empty = False
+        mask = np.zeros(vocabulary.num_mask_words, np.uint32)
+        self.matcher().fill_mask(mask)
+        for token_id in vocabulary.eos_token_ids:
+            mask[token_id // 32] &= ~np.uint32(1 << (token_id % 32))
+        self._is_empty = not mask.any()
 
     def matcher(self) -> Matcher:
         """Return a matcher of an output that is empty yet."""
-        return Matcher(self._library.deep_copy(), self.vocabulary)
+        library = self._library.deep_copy()
+        return Matcher(library, self.vocabulary, is_empty=self._is_empty)
 
 
 def compile_grammar(
@@ -122,17 +133,15 @@ def compile_lark(
     """
     library = _compile_on_large_stack(f"{lark}\n{_OPTIONS}\n", vocabulary)
     if library.is_error():
-        message = explain(library.get_error(), has_places=kind == "lark")
+        num_lines = lark.count("\n") + 1 if kind == "lark" else 0
+        message = explain(library.get_error(), num_lines=num_lines)
         raise GrammarError(f"{kind}: {message}")
-    grammar = Grammar(kind, library, vocabulary)
-    mask = np.zeros(vocabulary.num_mask_words, np.uint32)
     try:
-        grammar.matcher().fill_mask(mask)
+        return Grammar(kind, library, vocabulary)
     except GrammarError as error:
         raise GrammarError(
             f"{kind}: no output can begin ({error}): does anything match the grammar?"
         ) from error
-    return grammar
 
 
 def _to_lark(kind: GrammarKind, text: str) -> str:
@@ -142,6 +151,8 @@ def _to_lark(kind: GrammarKind, text: str) -> str:
     if kind == "json-schema":
         return f"start: %json {check_json_schema(text)}"
     if kind == "regex":
+        if (len(text) - len(text.rstrip("\\"))) % 2:
+            raise GrammarError("regex: there is nothing behind the last backslash")
         return f"start: /{regex_to_lark(text, '')}/" if text else 'start: ""'
     return check_lark(text) if kind == "lark" else gbnf_to_lark(text)
 

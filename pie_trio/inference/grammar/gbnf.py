@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from pie_trio.errors import GrammarError
 from pie_trio.inference.grammar.gbnf_ast import (
     Characters,
     Choice,
@@ -16,6 +17,7 @@ from pie_trio.inference.grammar.gbnf_ast import (
 )
 from pie_trio.inference.grammar.gbnf_lexemes import MAX_STEPS, cut_into_lexemes
 from pie_trio.inference.grammar.gbnf_parser import ROOT, parse_gbnf
+from pie_trio.inference.grammar.gbnf_rules import without_dead_ends
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +33,15 @@ def gbnf_to_lark(text: str, *, max_steps: int = MAX_STEPS) -> str:
         max_steps: How long to look for the largest lexemes; with 0 each character is one.
 
     Raises:
-        GrammarError: The text is malformed; the message has line and column.
+        GrammarError: The text is malformed, and the message has line and column; or no
+            output comes to an end.
     """
-    rules, inner_rules = cut_into_lexemes(parse_gbnf(text), max_steps=max_steps)
+    parsed = without_dead_ends(parse_gbnf(text))
+    if ROOT not in parsed:
+        raise GrammarError(
+            f"gbnf: no output comes to an end: each way through {ROOT} leads back into it"
+        )
+    rules, inner_rules = cut_into_lexemes(parsed, max_steps=max_steps)
     writer = _Writer(inner_rules)
     lines = [f"{_rule(name)}: {writer.write(node)}" for name, node in rules.items()]
     return "\n".join([f"start: {_rule(ROOT)}", *lines, *writer.terminals()])

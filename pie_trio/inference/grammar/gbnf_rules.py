@@ -20,6 +20,7 @@ __all__ = [
     "nodes_of",
     "recursive_rules",
     "references",
+    "without_dead_ends",
     "without_tail_recursion",
 ]
 
@@ -49,13 +50,9 @@ def references(node: Node) -> Iterator[str]:
 
 def recursive_rules(rules: Mapping[str, Node]) -> set[str]:
     """Return the rules that lead to one that leads to itself: these are not regular."""
-    uses = {name: set(references(node)) for name, node in rules.items()}
-    users: dict[str, set[str]] = {name: set() for name in rules}
-    for name, used in uses.items():
-        for other in used:
-            users[other].add(name)
+    users = _users(rules)
     # What refers to nothing but regular rules is regular.
-    num_waiting = {name: len(used) for name, used in uses.items()}
+    num_waiting = {name: len(set(references(node))) for name, node in rules.items()}
     ready = [name for name, number in num_waiting.items() if number == 0]
     regular: set[str] = set()
     while ready:
@@ -66,6 +63,52 @@ def recursive_rules(rules: Mapping[str, Node]) -> set[str]:
             if num_waiting[user] == 0:
                 ready.append(user)
     return set(rules) - regular
+
+
+def _users(rules: Mapping[str, Node]) -> dict[str, set[str]]:
+    """Return which rules refer to each."""
+    users: dict[str, set[str]] = {name: set() for name in rules}
+    for name, node in rules.items():
+        for other in references(node):
+            users[other].add(name)
+    return users
+
+
+def without_dead_ends(rules: Mapping[str, Node]) -> dict[str, Node]:
+    """Return the rules without the ways that never come to an end, as ``r ::= "a" r``.
+
+    Rules that have no other way are left out.
+    """
+    users = _users(rules)
+    ending: set[str] = set()
+    waiting = list(rules)
+    while waiting:
+        name = waiting.pop()
+        if name not in ending and _ending(rules[name], ending) is not None:
+            ending.add(name)
+            waiting += users[name]
+    parts = {name: _ending(node, ending) for name, node in rules.items()}
+    return {name: node for name, node in parts.items() if node is not None}
+
+
+def _ending(node: Node, ending: set[str]) -> Node | None:
+    """Return what remains of a node if only some rules come to an end."""
+    if isinstance(node, Reference):
+        return node if node.name in ending else None
+    if isinstance(node, Repeat):
+        item = _ending(node.item, ending)
+        if item is None:
+            return None if node.minimum else Sequence(())
+        return Repeat(item, node.minimum, node.maximum)
+    if isinstance(node, Choice):
+        parts = [_ending(option, ending) for option in node.options]
+        options = [part for part in parts if part is not None]
+        return _choice(options) if options else None
+    if isinstance(node, Sequence):
+        parts = [_ending(item, ending) for item in node.items]
+        items = [part for part in parts if part is not None]
+        return Sequence(tuple(items)) if len(items) == len(parts) else None
+    return node
 
 
 def without_tail_recursion(name: str, node: Node) -> Node:

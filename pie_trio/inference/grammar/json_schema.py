@@ -271,7 +271,8 @@ class _Checker:
         """Return what a reference points to."""
         if reference == "#":
             return self._root
-        if not reference.startswith("#/") or set(reference) & {"~", "%"}:
+        is_plain = reference.startswith("#/") and not set(reference) & {"~", "%"}
+        if not is_plain or reference == "#/":  # that is the root in llguidance
             raise refusal(
                 where,
                 "expected a reference of plain names inside of the document, as "

@@ -31,7 +31,7 @@ _OPTIONS = frozenset({"no_forcing", "allow_initial_skip", "ignore_once"})
 MAX_INTERSECTIONS = 8
 """Operators & and ~ in a grammar: each one can double the work of one step of the lexer."""
 
-MAX_DEFINITIONS = 500
+MAX_DEFINITIONS = 300
 """Rules and terminals: an error below a long chain of them takes llguidance seconds."""
 
 _REFUSED_ATTRIBUTES = frozenset({"max_tokens", "stop", "temperature"})

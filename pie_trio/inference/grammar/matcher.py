@@ -37,10 +37,20 @@ class Matcher:
         library: The state, as llguidance has it.
     """
 
-    def __init__(self, library: LLMatcher, vocabulary: GrammarVocabulary) -> None:
-        """Take over a matcher of llguidance that has accepted nothing yet."""
+    def __init__(
+        self, library: LLMatcher, vocabulary: GrammarVocabulary, *, is_empty: bool
+    ) -> None:
+        """Take over a matcher of llguidance that has accepted nothing yet.
+
+        Args:
+            library: Ours from now on.
+            vocabulary: That of ``library``.
+            is_empty: Whether the empty output is the only one, which llguidance tells only
+                of outputs that have begun.
+        """
         self.library = library
         self.vocabulary = vocabulary
+        self._is_empty = is_empty
         self._num_tokens = 0  # without the end tokens, which llguidance never sees
         self._num_ends = 0
         self._slowest = 0.0  # seconds of CPU
@@ -66,7 +76,7 @@ class Matcher:
     def is_finished(self) -> bool:
         """Whether nothing but an end token can follow, or one has come already."""
         self._check()
-        return self._num_ends > 0 or self.library.is_stopped()
+        return self._is_empty or self._num_ends > 0 or self.library.is_stopped()
 
     def accept(self, tokens: Sequence[int]) -> int:
         """Go on by the tokens up to the first one that the grammar does not allow.
@@ -103,7 +113,8 @@ class Matcher:
 
     def fork(self) -> Matcher:
         """Return a matcher in the same state that goes its own way."""
-        twin = Matcher(self.library.deep_copy(), self.vocabulary)
+        copy = self.library.deep_copy()
+        twin = Matcher(copy, self.vocabulary, is_empty=self._is_empty)
         twin._num_tokens, twin._num_ends = self._num_tokens, self._num_ends
         twin._slowest = self._slowest
         return twin

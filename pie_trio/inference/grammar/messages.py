@@ -8,7 +8,7 @@ __all__ = ["explain"]
 
 MAX_LENGTH = 400
 
-_PLACE = re.compile(r"at (\d+)\((\d+)\): ")
+_PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
 # Behind the first line there are lines of a text that the author did not write.
 _NOISE = re.compile(r"(?:<non-verbose/>|<state>|\n).*", re.DOTALL)
 _PREFIX = re.compile(r"(?:parser error: )?(?:failed to compile JSON schema: )?")
@@ -29,12 +29,12 @@ _ADVICE = (
 )
 
 
-def explain(error: str, *, has_places: bool = False) -> str:
+def explain(error: str, *, num_lines: int = 0) -> str:
     """Return the message without what only llguidance's authors can use.
 
     Args:
         error: As llguidance has it.
-        has_places: Whether its lines and columns are those of the author's text.
+        num_lines: Lines of the author's text, if the message's lines are those.
     """
     text = _NOISE.sub("", error).strip()
     if len(text) > MAX_LENGTH:  # it may quote all of the grammar
@@ -43,6 +43,8 @@ def explain(error: str, *, has_places: bool = False) -> str:
     text = _PREFIX.sub("", _PLACE.sub("", text), count=1)
     for pattern, advice in _ADVICE:
         text = pattern.sub(advice, text, count=1)
-    if place is not None and has_places:
-        text = f"line {place[1]}, column {place[2]}: {text}"
+    if place is not None and num_lines:
+        is_behind = int(place[1]) > num_lines
+        where = "the end" if is_behind else f"line {place[1]}, column {place[2]}"
+        text = f"{where}: {text}"
     return text

@@ -85,7 +85,9 @@ class GrammarVocabulary:
         """
         path = Path(tokenizer_json)
         tokens = list(load_tokenizer(path, vocab_size=vocab_size).vocabulary())
-        added = cast("list[dict[str, Any]]", read_json_object(path)["added_tokens"])
+        added = cast(
+            "list[dict[str, Any]]", read_json_object(path).get("added_tokens", [])
+        )
         for token in added:
             if token["special"]:
                 tokens[token["id"]] = b""

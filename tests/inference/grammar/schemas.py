@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+SPACES = "\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 NAMES = ("a", "b", "ab")
 
 scalars = st.sampled_from([None, True, False, 0, 1, 2.5, -3, "", "a", "ab", "b1"])
@@ -80,7 +81,8 @@ schemas = st.builds(
 
 def _search(validator: Any, pattern: str, value: object, _: object) -> Any:
     """Decide as JavaScript does, for patterns that mean something else in Python."""
-    if isinstance(value, str) and not re.search(pattern, value, re.ASCII):
+    expression = pattern.replace(r"\s", f"[{SPACES}]").replace(r"\S", f"[^{SPACES}]")
+    if isinstance(value, str) and not re.search(expression, value, re.ASCII):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
