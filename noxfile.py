@@ -103,9 +103,10 @@ def tests(session: nox.Session, backend: str) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Run the tests that take minutes."""
-    install(session, "test")
+    """Run the tests that take minutes, and those against another implementation of adapters."""
+    install(session, "test", "peft")
     session.run("pytest", "-m", "slow", *session.posargs)
+    session.run("pytest", "tests/inference/adapters")
 
 
 @nox.session(default=False)
@@ -141,11 +142,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def examples(session: nox.Session) -> None:
-    """Run every command in the READMEs of the examples, on the model of PIE_MODEL."""
-    install(session)
+    """Run every command in the READMEs of the examples, on the model of PIE_MODEL, and their tests."""
+    install(session, "test")
     for readme in sorted(ROOT.glob("examples/*/README.md")):
         for line in re.findall(r"^(?:\$ )?pie run (.+)$", readme.read_text(), re.M):
             session.run("pie", "run", *shlex.split(line))
+    session.run("pytest", "tests/examples", "-m", "slow or not slow")
 
 
 @nox.session(default=False)

@@ -39,6 +39,7 @@ class Chat:
         tool_format: How it writes calls, if its template does not tell: see ToolCallParser.
         template: Name of one of its templates, where it has several.
         reuse: As in ``Context.fill``: share the beginning with other chats.
+        adapter: As in ``Context``.
         variables: What else the template reads, as ``enable_thinking``.
 
     Attributes:
@@ -55,10 +56,11 @@ class Chat:
         tool_format: ToolFormat | None = None,
         template: str = "",
         reuse: bool = False,
+        adapter: str = "",
         **variables: Any,
     ) -> None:
         self.messages: list[Message] = []
-        self.context = Context(model)
+        self.context = Context(model, adapter=adapter)
         self._tools = tuple(tools)
         self._format: ToolFormat = (
             guess_tool_format(self.context.model.info.prompt_template)

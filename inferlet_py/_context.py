@@ -46,6 +46,8 @@ class Context:
 
     Args:
         model: Name of a model of the server; its default one without.
+        adapter: Name of an adapter (LoRA) of the model, which all that the context runs goes
+            through (trait ``adapters``); none without.
 
     Attributes:
         token_ids: Everything in the context, pending tokens included.
@@ -53,9 +55,9 @@ class Context:
             fork has one of its own, to be handed to its ``generate``; the fork closes it.
     """
 
-    def __init__(self, model: str = "") -> None:
+    def __init__(self, model: str = "", *, adapter: str = "") -> None:
         self.token_ids: list[int] = []
-        self._model = get_model(model)
+        self._model, self._adapter = get_model(model), adapter
         self._pages: list[int] = []
         self._num_written = 0
         self._flushes: list[Flush] = []  # in the order of their slots
@@ -95,6 +97,11 @@ class Context:
     def model(self) -> Model:
         """The model that the context belongs to."""
         return self._model
+
+    @property
+    def adapter(self) -> str:
+        """The adapter that the context runs with; "" for none."""
+        return self._adapter
 
     @property
     def num_pages(self) -> int:
@@ -140,8 +147,8 @@ class Context:
         Args:
             prompt: What to append.
             reuse: Share full pages with other contexts, also of other programs of the same
-                owner, that were filled in this way and begin with the same tokens. What no
-                other has computed yet is computed at once.
+                owner, that were filled in this way, begin with the same tokens and have the
+                same adapter. What no other has computed yet is computed at once.
         """
         self._check_open()
         if isinstance(prompt, str):
@@ -263,7 +270,7 @@ class Context:
         self._check_open()
         self._end_stream()
         self._flush_to(len(self.token_ids) - 1)
-        child = Context(self._model.name)
+        child = Context(self._model.name, adapter=self._adapter)
         child.token_ids = list(self.token_ids)
         child._hidden = self._hidden
         child._num_written = self._num_written
@@ -342,12 +349,12 @@ class Context:
             persistent,
             permission if isinstance(permission, str) else list(permission),
             seconds_to_live,
-            pack_tokens(self.token_ids, self._num_written, self._hidden),
+            pack_tokens(self.token_ids, self._num_written, self._hidden, self._adapter),
         )
 
     @classmethod
     def from_export(cls, name: str, model: str = "") -> Context:
-        """Return a context with the tokens and pages of an exported one.
+        """Return a context with the tokens, the pages and the adapter of an exported one.
 
         Args:
             name: Of this program's owner, or ``owner/name``.
@@ -360,11 +367,12 @@ class Context:
         context = cls(model)
         queue = context._model.queue
         info = get_host().get_export(queue, name)
-        token_ids, num_written, hidden = unpack_tokens(name, info.metadata)
+        token_ids, num_written, hidden, adapter = unpack_tokens(name, info.metadata)
         numbers = context._model.new_page_numbers(info.num_pages)
         get_host().import_kvpage(queue, name, numbers)
         context.token_ids, context._num_written = token_ids, num_written
         context._pages, context._hidden = numbers, frozenset(hidden)
+        context._adapter = adapter
         return context
 
     def truncate(self, length: int) -> None:
@@ -452,7 +460,9 @@ class Context:
         pages = [*self._pages, *self._ahead]
         tokens = self.token_ids[start:]
         try:
-            self._stream = HostStream(self._model, tokens, start, pages, options)
+            self._stream = HostStream(
+                self._model, tokens, start, pages, options, self._adapter
+            )
         except BaseException:
             self._release_ahead()
             raise
@@ -540,7 +550,7 @@ class Context:
         if self._hidden:
             return  # what is behind a mask is no prefix of tokens alone
         size = self._model.info.kv_page_size
-        names = page_names(self.token_ids[:-1], size)
+        names = page_names(self.token_ids[:-1], size, self._adapter)
         first = len(self._pages)
         if first * size > self._num_written:
             first = self._num_written // size  # a page that is not full is our own
@@ -606,6 +616,7 @@ class Context:
             start,
             None,
             outputs,
+            self._adapter,
         )
         self._num_written = end
         return ticket

@@ -31,19 +31,23 @@ PREFIX = "prefix/"
 
 
 def pack_tokens(
-    token_ids: Sequence[int], num_written: int, hidden: Iterable[int]
+    token_ids: Sequence[int], num_written: int, hidden: Iterable[int], adapter: str
 ) -> bytes:
     """Return the metadata of an exported context."""
-    found = {
+    found: dict[str, object] = {
         "tokens": list(token_ids),
         "written": num_written,
         "hidden": sorted(hidden),
     }
+    if adapter:
+        found["adapter"] = adapter
     return json.dumps(found).encode()
 
 
-def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int]]:
-    """Return the tokens of an exported context, how many its pages hold, and the hidden ones.
+def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int], str]:
+    """Return the tokens of an exported context and how many its pages hold.
+
+    After these come the hidden ones, and the adapter that the pages were computed with.
 
     Raises:
         BadArgumentError: The export is no context.
@@ -54,7 +58,7 @@ def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int]
             list(map(int, found["tokens"])),
             list(map(int, found["hidden"])),
         )
-        return tokens, int(found["written"]), hidden
+        return tokens, int(found["written"]), hidden, str(found.get("adapter", ""))
     except (ValueError, TypeError, KeyError):
         raise BadArgumentError(
             f"the export {name!r} holds pages, but no context: export it with "
@@ -62,9 +66,14 @@ def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int]
         ) from None
 
 
-def page_names(token_ids: Sequence[int], page_size: int) -> list[str]:
-    """Return the names of the full pages that hold these tokens."""
-    digest = hashlib.sha256()
+def page_names(
+    token_ids: Sequence[int], page_size: int, adapter: str = ""
+) -> list[str]:
+    """Return the names of the full pages that hold these tokens.
+
+    What an adapter has written is found by those who use the same one alone.
+    """
+    digest = hashlib.sha256(adapter.encode() + b"\0" if adapter else b"")
     names: list[str] = []
     for start in range(0, len(token_ids) - page_size + 1, page_size):
         digest.update(array("I", token_ids[start : start + page_size]).tobytes())

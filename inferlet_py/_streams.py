@@ -32,6 +32,7 @@ class HostStream:
         start: The slot of the first of them.
         pages: Of the context, with those that the stream will write.
         options: When it ends.
+        adapter: Of the context.
 
     Attributes:
         is_open: It was not closed.
@@ -44,6 +45,7 @@ class HostStream:
         start: int,
         pages: list[int],
         options: StreamOptions,
+        adapter: str = "",
     ) -> None:
         self._number = next(_numbers)
         request = StreamValues(
@@ -57,6 +59,7 @@ class HostStream:
             options.stop_texts,
             options.logprobs,
             MAX_UNREAD,
+            adapter,
         )
         get_host().start_stream(model.queue, self._number, request)
         self.is_open = True

@@ -109,6 +109,7 @@ def _add_run(commands: Any) -> None:
         allow_abbrev=False,
     )
     _add_model_options(parser)
+    _add_adapter_option(parser)
     _add_control_options(parser)
     parser.add_argument(
         "--native",
@@ -198,6 +199,7 @@ def _add_serve(commands: Any) -> None:
         help=f"most at once (default: {ControlConfig().max_instances})",
     )
     _add_model_options(parser)
+    _add_adapter_option(parser)
     _add_control_options(parser)
     _add_instance_options(parser, num_warm=4, what="an instance")
     parser.set_defaults(command=_serve)
@@ -323,6 +325,18 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[MODEL:]NAME=DIR",
+        dest="adapters",
+        help="a LoRA adapter of the model, as PEFT saves it, which programs use by its name; "
+        "repeat for several, and name the model where there are several",
+    )
+
+
 def _add_control_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
@@ -392,16 +406,22 @@ def _seconds(text: str) -> float:
 
 
 def _models(options: argparse.Namespace) -> list[ModelConfig]:
-    from pie_trio.application.run.setup import default_model, parse_model
+    from pie_trio.application.run.setup import (
+        default_model,
+        parse_adapters,
+        parse_model,
+    )
 
     chosen = [parse_model(text) for text in options.model or ()] or [default_model()]
     names = [model.name for model in chosen]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two models are called {name}: say --model NAME=DIR")
+    adapters = parse_adapters(options.adapters, chosen)
     return [
         replace(
             model,
+            adapters=adapters[model.name],
             num_pages=options.kv_pages,
             dtype=options.dtype,
             num_threads=options.threads or None,

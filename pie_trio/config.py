@@ -48,6 +48,7 @@ class ModelConfig:
         num_threads: Of a step on the CPU; None chooses by the size of the model.
         kernels: Of the CPU: those in C++, torch's, or the former if they were built.
         quantize: Whether linear layers compute in 8 bits on the CPU.
+        adapters: Names of LoRA adapters, with their directories as PEFT saves them.
     """
 
     directory: Path
@@ -59,6 +60,7 @@ class ModelConfig:
     num_threads: int | None = None
     kernels: Literal["auto", "torch", "native"] = "auto"
     quantize: Literal["int8"] | None = None
+    adapters: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class ModelInfo:
         page_bytes: Bytes of one page in all layers, as :meth:`Engine.read_pages` returns it.
         hidden_size: Numbers in a hidden state.
         num_embeds: Places for hidden states: see :attr:`OutputSpec.store`.
-        adapters: Names of the adapters (LoRA) that were loaded with the model.
+        adapters: Names of the adapters (LoRA) that are loaded.
         chat: All of its chat templates, and what they refer to.
     """
 
@@ -350,7 +351,7 @@ class Engine(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is; constant."""
+        """What the model is; constant but for its adapters."""
         ...
 
     def execute(self, batch: Batch) -> BatchResult:
@@ -449,6 +450,30 @@ class Engine(Protocol):
 
     def drop_processors(self, processors: Sequence[int]) -> None:
         """Forget processors; unknown numbers are fine."""
+        ...
+
+    def load_adapter(self, name: str, directory: Path | str) -> None:
+        """Load a LoRA adapter that PEFT has saved; :attr:`info` names it from then on. Blocks.
+
+        Any thread may call this, while steps run. A name stands for the same files for as long
+        as the engine lives.
+
+        Args:
+            name: For :attr:`ForwardRequest.adapter`: letters, digits and ``_ . / -``.
+            directory: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+        Raises:
+            AdapterError: The files cannot be used with this model, or the name is in use, or
+                was that of other files.
+        """
+        ...
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter. Any thread may call this; it does not block for long.
+
+        Raises:
+            AdapterError: There is none of that name, or a step is using it.
+        """
         ...
 
     def close(self) -> None:

@@ -171,7 +171,7 @@ async def open_services(
             get_store=Lazy(background, open_the_store).get,
             outgoing=requests,
             get_ssl_context=Lazy(background, open_ssl_context).get,
-            programs=programs or {},
+            programs={} if programs is None else programs,  # more may come
             get_renderer=Lazy(background, open_chat_renderer).get,
         )
 

@@ -219,11 +219,11 @@ class Command:
         start = request.kv_len - len(request.token_ids)
         if start == 0:
             return False
-        lacks = ~pool.filled[request.page_ids] & (pool.positions[request.page_ids] >= 0)
-        for copy in self.copies:  # they come before it
-            lacks[request.page_ids == copy.target] = ~pool.filled[copy.source] & (
-                pool.positions[copy.target] >= 0
-            )
+        # The positions say nothing here: a copy that comes after it may have cleared them. What
+        # it sees was to be written when it was submitted.
+        lacks = ~pool.filled[request.page_ids]
+        for copy in () if self.is_copied else self.copies:  # they come before it
+            lacks[request.page_ids == copy.target] = ~pool.filled[copy.source]
         earlier = lacks.reshape(-1)[:start]
         if request.mask is not None:
             earlier = earlier & request.mask[:, :start].any(axis=0)

@@ -102,6 +102,12 @@ class Batcher:
         """Commands that were submitted and have not finished."""
         return len(self._order)
 
+    def uses_adapter(self, name: str) -> bool:
+        """Say whether an unfinished command runs with this adapter."""
+        return any(
+            c.forward is not None and c.forward.adapter == name for c in self._order
+        )
+
     @property
     def reclaim(self) -> Callable[[int], int]:
         """Drops exports that nobody uses: see :class:`~.shortages.Shortages`."""
@@ -221,6 +227,8 @@ class Batcher:
     def _accept(self, command: Command) -> None:
         command.is_accepted = True
         self._ready[command] = None
+        # Or who was withdrawn while it waited for others would wait for the next batch too.
+        self._has_withdrawn |= command.is_withdrawn
 
     async def _gather(self) -> None:
         """Let commands gather for as long as the policy wants."""
@@ -484,7 +492,7 @@ class Batcher:
                 else:  # the next chunk, or the next token of a stream
                     command.waiting_since = self._sequence
                     if not command.is_paused:
-                        self._ready[command] = None
+                        self._accept(command)
         for command, outcome in finished:
             self._finish(command, outcome, self.last_step_at)
 

@@ -225,7 +225,8 @@ class ExportIndex:
         pool = self._pool
         idle = [export for export in self._exports.values() if export.is_persistent]
         num_left = -1
-        while len(idle) != num_left:  # one that is in use keeps those that share its pages
+        # One that is in use keeps those that share its pages.
+        while len(idle) != num_left:
             num_left = len(idle)
             counts = Counter(page for export in idle for page in export.pages)
             idle = [

@@ -54,7 +54,8 @@ class PagePool:
         filled: ``[capacity, page_size]`` bool, where the engine has written. What is not
             filled may hold what an earlier owner left in the device, and is never shown.
         physical: ``[capacity]`` int32, the page in device memory, ``UNBOUND`` or ``SWAPPED``.
-        holes: Pages with slots that a withdrawn or failed command was to write.
+        holes: Pages with slots that a withdrawn or failed command was to write; others may be
+            among them while several commands use them.
         swapped: Contents of the pages in host memory, each ``[page_bytes]`` uint8.
         num_moves: How often pages were moved to host memory.
         on_freed: Called when a physical page has become free.
@@ -204,7 +205,10 @@ class PagePool:
                 self._look_for_holes(page)
 
     def _look_for_holes(self, page: int) -> None:
-        if (self.filled[page] | (self.positions[page] < 0)).all():
+        # Other commands on their way may have cleared positions already of slots that one
+        # before them is to see.
+        is_last = self._pins[page] <= 1
+        if is_last and (self.filled[page] | (self.positions[page] < 0)).all():
             self.holes.discard(page)
         else:
             self.holes.add(page)

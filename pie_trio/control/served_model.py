@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,9 +14,11 @@ from pie_trio.control.embeds import EmbedPool
 from pie_trio.control.exports import ExportIndex
 from pie_trio.control.pages import PagePool
 from pie_trio.control.processors import Processors
+from pie_trio.errors import AdapterError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from pie_trio.config import ControlConfig
     from pie_trio.engine_api import Engine, ModelInfo, Tokenizer
@@ -24,13 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["ServedModel", "open_served_model"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ServedModel:
     """One model with everything that belongs to it alone.
 
     Attributes:
+        info: Replaced when an adapter comes or goes.
         tokenizer_limiter: Of the threads in which long texts are tokenized.
         texts: What each token adds to a text.
+        adapter_limiter: Of the thread in which adapters are loaded.
     """
 
     info: ModelInfo
@@ -43,6 +47,40 @@ class ServedModel:
     tokenizer_limiter: trio.CapacityLimiter
     texts: TokenTexts
     processors: Processors
+    adapter_limiter: trio.CapacityLimiter
+
+    async def load_adapter(self, name: str, directory: Path) -> None:
+        """Load an adapter while the model is served: see :meth:`Engine.load_adapter`.
+
+        Whoever is cancelled meanwhile leaves it loaded.
+
+        Raises:
+            AdapterError: It cannot be used with this model, or the name cannot be had.
+        """
+        engine = self.batcher.engine
+        try:
+            await trio.to_thread.run_sync(
+                engine.load_adapter, name, directory, limiter=self.adapter_limiter
+            )
+        finally:
+            self._refresh_adapters()
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter.
+
+        Raises:
+            AdapterError: There is none of that name, or a command that has not ended uses it.
+        """
+        if self.batcher.uses_adapter(name):
+            raise AdapterError(
+                f"the adapter {name} is in use: drop it when the forwards and streams with it "
+                "have ended"
+            )
+        self.batcher.engine.drop_adapter(name)
+        self._refresh_adapters()
+
+    def _refresh_adapters(self) -> None:
+        self.info = replace(self.info, adapters=self.batcher.engine.info.adapters)
 
 
 @asynccontextmanager
@@ -69,4 +107,5 @@ async def open_served_model(
             trio.CapacityLimiter(1),
             TokenTexts(tokenizer),
             Processors(engine),
+            trio.CapacityLimiter(1),
         )

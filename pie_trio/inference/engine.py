@@ -12,6 +12,9 @@ import torch
 
 from pie_trio.engine_api import ModelInfo, OutputSpec
 from pie_trio.errors import EngineError, ModelDirectoryError
+from pie_trio.inference.adapters.loading import load_adapter
+from pie_trio.inference.adapters.lowrank import Adapter, adapt, group_rows
+from pie_trio.inference.adapters.table import AdapterTable, WithAdapters
 from pie_trio.inference.backends.torch_cpu import to_tensor
 from pie_trio.inference.kernels.choosing import choose_kernels
 from pie_trio.inference.kernels.preparing import Preparation
@@ -38,7 +41,7 @@ from pie_trio.inference.validation import (
 from pie_trio.inference.weights import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -58,7 +61,7 @@ DtypeName = Literal["float32", "bfloat16", "auto"]
 QuantizeName = Literal["int8"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TRAITS = ("allocate", "forward", "input-text", "output-text", "tokenize")
+_TRAITS = ("adapters", "allocate", "forward", "input-text", "output-text", "tokenize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class LoadedModel:
     tokenizer: HuggingFaceTokenizer
 
 
-class TorchEngine(WithProcessors):
+class TorchEngine(WithProcessors, WithAdapters[Adapter]):
     """Runs batches with torch on the CPU; one at a time, from any thread."""
 
     def __init__(
@@ -93,6 +96,7 @@ class TorchEngine(WithProcessors):
             num_threads: Of torch's kernels; None leaves torch's own choice.
         """
         super().__init__(processors)
+        self._adapters = AdapterTable[Adapter]()
         self._info = info
         self._num_threads = num_threads
         self._loaded: tuple[Decoder, PagedCache, Tensor] | None = (
@@ -103,7 +107,7 @@ class TorchEngine(WithProcessors):
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is; constant."""
+        """What the model is; constant but for its adapters."""
         return self._info
 
     def execute(self, batch: Batch) -> BatchResult:
@@ -113,6 +117,12 @@ class TorchEngine(WithProcessors):
             EngineError: A request is impossible, or torch failed. Impossible requests are
                 found before anything is written.
         """
+        with self._adapters.use(batch.forwards) as adapters:
+            return self._execute(batch, adapters)
+
+    def _execute(
+        self, batch: Batch, adapters: Mapping[str, Adapter] | None
+    ) -> BatchResult:
         model, kv_cache, embeds = self._open()
         check_shapes(batch, self._info)
         metadata = build_metadata(batch, self._info.page_size)
@@ -120,6 +130,9 @@ class TorchEngine(WithProcessors):
         check_values(metadata, plan, self._info)
         with self._processors.prepare(plan) as prepared:
             with self._torch():
+                if adapters is not None:
+                    names = [forward.adapter for forward in batch.forwards]
+                    model = adapt(model, group_rows(names, metadata, adapters))
                 kv_cache.copy(batch.copies)
                 states, broken = _states(batch, metadata, plan, model, kv_cache, embeds)
                 logits, hidden = _read_states(states, plan, model, embeds)
@@ -184,10 +197,21 @@ class TorchEngine(WithProcessors):
             pages = to_tensor(np.array(data, order="C"))
             kv_cache.write(torch.as_tensor(page_ids).long(), pages)
 
+    def read_adapter(self, directory: Path | str, digest: bytes) -> Adapter:
+        """Return the weights of an adapter: see :meth:`load_adapter`.
+
+        Raises:
+            AdapterError: It is not for this model, or not supported.
+        """
+        model, _, _ = self._open()
+        with self._torch():
+            return load_adapter(directory, model)
+
     def close(self) -> None:
         """Give back weights and KV cache. Idempotent."""
         self._loaded = None
         self._processors.close()
+        self._adapters.close()
 
     def _open(self) -> tuple[Decoder, PagedCache, Tensor]:
         if self._loaded is None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from pie_trio.engine_api import ChatTemplates, ModelInfo
 from pie_trio.errors import BadArgumentError, EngineError
+from pie_trio.inference.adapters.table import AdapterTable, WithAdapters
 from pie_trio.inference.metadata import build_metadata
 from pie_trio.inference.outputs import make_results, plan_outputs
 from pie_trio.inference.processors import ProcessorTable, WithProcessors
@@ -28,6 +29,7 @@ from pie_trio.inference.validation import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,15 +45,15 @@ _BOS_TOKEN_ID, _EOS_TOKEN_ID = 256, 257
 _VOCAB_SIZE = 258
 _LARGEST_LOGIT = 8.0
 _HIDDEN_SIZE = 4
-_TRAITS = ("allocate", "forward", "input-text", "output-text", "tokenize")
+_TRAITS = ("adapters", "allocate", "forward", "input-text", "output-text", "tokenize")
 
 
-class FakeEngine(WithProcessors):
+class FakeEngine(WithProcessors, WithAdapters[int]):
     """A deterministic :class:`~pie_trio.engine_api.Engine` for the tokens of FakeTokenizer.
 
     With ``h`` for :func:`~.sampler.splitmix64`, a token enters as ``h(embedding + position)``,
     where its embedding is ``token_id * 2**32``, or else the hidden state that was stored in its
-    slot; an adapter adds a number of its own. Each of two layers stores the token's number in
+    slot; an adapter adds a number of its own, a hash of its files. Each of two layers stores the token's number in
     its slot of the cache, and makes it ``h(number + sum of the numbers in the slots that the
     token attends to)``, all modulo 2**64. The result is the hidden state, which an output shows
     as its four 16-bit digits, lowest first, each divided by 65536. The logit of token ``v`` is
@@ -83,7 +85,7 @@ class FakeEngine(WithProcessors):
             num_pages: As in the info.
             page_size: As in the info.
             num_embeds: As in the info.
-            adapters: As in the info; each gives results of its own.
+            adapters: As in the info, from the start; each gives results of its own.
             chat_templates: By name; None for none.
             broken_token_ids: A forward with one of these fails, alone, as if it had led to NaN.
             failures: What to raise in which step, counted from 0; nothing is written then.
@@ -94,6 +96,10 @@ class FakeEngine(WithProcessors):
         super().__init__(
             ProcessorTable(_VOCAB_SIZE, _make_vocabulary if has_grammars else None)
         )
+        self._adapters = AdapterTable[int]()
+        for adapter in adapters:
+            digest = hashlib.sha256(adapter.encode()).digest()
+            self._adapters.add(adapter, digest, _adapter_number(digest))
         self._info = ModelInfo(
             name=name,
             architecture="FakeForCausalLM",
@@ -123,7 +129,7 @@ class FakeEngine(WithProcessors):
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is; constant."""
+        """What the model is; constant but for its adapters."""
         return self._info
 
     @property
@@ -137,6 +143,10 @@ class FakeEngine(WithProcessors):
         Raises:
             EngineError: The engine is closed, or a request is impossible.
         """
+        with self._adapters.use(batch.forwards) as adapters:
+            return self._execute(batch, adapters or {})
+
+    def _execute(self, batch: Batch, adapters: Mapping[str, int]) -> BatchResult:
         self._check_open()
         step = len(self.batches)
         self.batches.append(batch)
@@ -151,7 +161,7 @@ class FakeEngine(WithProcessors):
         with self._processors.prepare(plan) as prepared:
             for copy in batch.copies:
                 self._copy(copy)
-            numbers = self._run_layers(batch, metadata)
+            numbers = self._run_layers(batch, metadata, adapters)
             states = np.concatenate((numbers, self._embeds[plan.project_slots]))
             self._embeds[plan.store_slots] = states[plan.store_rows]
             is_broken = np.isin(metadata.token_ids, self._broken_token_ids)
@@ -182,6 +192,11 @@ class FakeEngine(WithProcessors):
         An input slot that holds one acts as the token itself.
         """
         self._embeds[slots] = _embeddings(token_ids)
+
+    def read_adapter(self, directory: Path | str, digest: bytes) -> int:
+        """Return what an adapter adds to an embedding; any two files are one."""
+        self._check_open()
+        return _adapter_number(digest)
 
     def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Return the bytes of pages: see :meth:`pie_trio.engine_api.Engine.read_pages`.
@@ -223,11 +238,13 @@ class FakeEngine(WithProcessors):
         """Return the store as ``[num_layers, num_pages, page_size]``, the same memory."""
         return self._store.reshape(_NUM_LAYERS, -1, self._info.page_size)
 
-    def _run_layers(self, batch: Batch, metadata: BatchMetadata) -> NDArray[np.uint64]:
+    def _run_layers(
+        self, batch: Batch, metadata: BatchMetadata, adapters: Mapping[str, int]
+    ) -> NDArray[np.uint64]:
         embeddings = _embeddings(metadata.token_ids)
         embeddings[metadata.embed_rows] = self._embeds[metadata.embed_slots]
-        adapters = np.array([_adapter(f.adapter) for f in batch.forwards], np.uint64)
-        embeddings += adapters.repeat(metadata.query_lens)
+        added = [adapters[f.adapter] if f.adapter else 0 for f in batch.forwards]
+        embeddings += np.array(added, np.uint64).repeat(metadata.query_lens)
         numbers = _enter(embeddings, metadata.positions)
         for layer in self._store:
             layer[metadata.write_slots] = numbers
@@ -303,9 +320,9 @@ def _enter(
     return splitmix64(embeddings + positions.astype(np.uint64))
 
 
-def _adapter(name: str) -> int:
-    """Return what an adapter adds to an embedding; 0 for none."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) if name else 0
+def _adapter_number(digest: bytes) -> int:
+    """Return what an adapter adds to an embedding."""
+    return int.from_bytes(digest[:8])
 
 
 def _attended_sums(

@@ -267,11 +267,6 @@ def _check_request(request: ForwardRequest, info: ModelInfo, where: str) -> None
         _check_length(
             request.input_slots, num_tokens, "token_ids", "input_slots", where
         )
-    if request.adapter and request.adapter not in info.adapters:
-        raise EngineError(
-            f"{where}: the adapter {request.adapter!r} is not loaded, only "
-            f"{list(info.adapters)}"
-        )
 
 
 def _check_mask(mask: NDArray[np.bool_], shape: tuple[int, int], where: str) -> None:

@@ -186,7 +186,7 @@ async def refuse(queue: Queue) -> None:
     """What the model lacks, and what is not there, is an error that says so."""
     (embed,) = queue.alloc_embs(1)
     for call, error in (
-        (lambda: queue.get_all_adapters(), UnsupportedError),
+        (lambda: queue.forward_text([1], pages=[], adapter="x"), UnsupportedError),
         (lambda: queue.num_embs_needed(8, 8), UnsupportedError),
         (lambda: queue.embed_img(b"", [embed]), UnsupportedError),
         (lambda: queue.import_kvpages("nothing"), NotFoundError),

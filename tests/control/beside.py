@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -133,10 +134,8 @@ class Beside:
     def close(self) -> None:
         """End the world, which looks whether everything is back."""
         if self._thread.is_alive():
-            try:
+            with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._end)
-            except trio.RunFinishedError:
-                pass
             self._thread.join(TIME_LIMIT_SECONDS)
             assert not self._thread.is_alive(), "the world does not end"
         if self._error is not None:

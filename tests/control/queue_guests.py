@@ -16,6 +16,7 @@ from tests.control.guests import Guest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pie_trio.control.pages import PagePool
     from pie_trio.control.served_model import ServedModel
     from tests.control.engines import Outcome
     from tests.control.guests import World
@@ -65,13 +66,20 @@ class Barrier:
 class Record:
     """All commands of a world, in order, and what should not have been.
 
+    Args:
+        pool: Their pages.
+        may_lose_copies: Says whether a command that has ended may have left its copies undone.
+
     Attributes:
         unfinished: By the record itself, not by the batcher.
         wrong: Where outcomes came twice or out of order. Errors in ``on_done`` are caught by
             the batcher, so they are kept here.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, pool: PagePool, may_lose_copies: Callable[[Command], bool]
+    ) -> None:
+        self._pool, self._may_lose_copies = pool, may_lose_copies
         self.unfinished: list[Submitted] = []
         self.wrong: list[str] = []
 
@@ -83,11 +91,19 @@ class Record:
         if submitted not in self.unfinished:
             self.wrong.append("a command ended twice")
             return
-        for other in self.unfinished[: self.unfinished.index(submitted)]:
-            if other.conflicts(submitted):
-                self.wrong.append("a command ended before one that it must come after")
+        if not self.is_ready(submitted):
+            self.wrong.append("a command ended before one that it must come after")
+        command = submitted.command
+        is_held = any(self._pool.num_owners(copy.target) for copy in command.copies)
+        if is_held and not command.is_copied and not self._may_lose_copies(command):
+            self.wrong.append("the page of a handle has lost what it held")
         self.unfinished.remove(submitted)
-        submitted.queue.finish(submitted.command)
+        submitted.queue.finish(command)
+
+    def is_ready(self, submitted: Submitted) -> bool:
+        """Say whether no unfinished command before this one is in its way."""
+        before = self.unfinished[: self.unfinished.index(submitted)]
+        return not any(other.conflicts(submitted) for other in before)
 
 
 class QueueGuest(Guest):

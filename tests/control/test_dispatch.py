@@ -322,6 +322,39 @@ async def test_a_withdrawn_copy_is_made_for_the_handle_that_stands_for_it() -> N
         assert rig.pool.holes == set()
 
 
+async def test_what_was_withdrawn_while_it_was_blocked_does_not_wait_for_a_batch() -> (
+    None
+):
+    async with open_rig(policy="k_or_t:3,3000") as rig:
+        page = rig.pool.allocate()
+        rig.submit(1, page=page)
+        blocked = rig.submit(2, page=page)
+        await wait_all_tasks_blocked()
+        blocked.withdraw()
+        await wait_all_tasks_blocked()
+        rig.submit(3)
+        rig.submit(4)
+        await rig.outcomes.wait(1, 2, 3, 4)
+        assert isinstance(rig.outcomes.error(2), CancelledError)
+
+
+async def test_a_copy_that_comes_later_does_not_hide_a_hole() -> None:
+    async with open_rig(gated=True) as rig:
+        page, empty = rig.pool.allocate(), rig.pool.allocate()
+        rig.submit(0)
+        await rig.gate.wait_started(1)
+        rig.pool.positions[page, :2] = [0, 1]
+        lost = rig.submit(1, page=page)
+        rig.submit(2, page=page, start=1)
+        rig.pool.positions[page, 0] = -1  # the copied slot was never written
+        rig.batcher.submit(rig.outcomes.copy(3, [PageCopy(empty, page, 0, 0, 1)]))
+        lost.withdraw()
+        rig.gate.open()
+        await rig.outcomes.wait(1, 2, 3)
+        assert isinstance(rig.outcomes.error(2), CancelledError), "it sees slot 0"
+        assert rig.outcomes.by_token[3] is None
+
+
 async def test_a_copy_does_not_miss_what_is_to_be_written_after_it() -> None:
     async with open_rig(gated=True) as rig:
         source, target = rig.pool.allocate(), rig.pool.allocate()

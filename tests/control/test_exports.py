@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pytest
 
 from pie_trio.control import exports
 from pie_trio.control.exports import Export, ExportIndex, Permission
 from pie_trio.control.pages import PagePool
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def make_export(

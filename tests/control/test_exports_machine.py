@@ -29,7 +29,7 @@ NAMES = ["x", "y", "bob/x"]
 MAX_EXPORTS, MAX_METADATA = 2, 20
 """Of an owner, here: the real limits would take long to reach."""
 
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "an empty name": {"name": ""},
     "a long name": {"name": "x" * 257},
     "a name with a line break": {"name": "a\nb"},
@@ -52,18 +52,6 @@ PERMISSION = st.sampled_from(
     ]
 )
 SECONDS = st.sampled_from([0, 0, 0, 0, 0, 1, 4])
-
-
-EXPORT: dict[str, st.SearchStrategy[Any]] = {
-    "instance": INSTANCE,
-    "picks": st.lists(INDEX, min_size=1, max_size=3),
-    "name": NAME,
-    "permission": PERMISSION,
-    "is_persistent": st.booleans() | st.just(True),
-    "seconds_to_live": st.none() | st.none() | st.sampled_from([1.0, 3.0]),
-    "num_bytes": st.sampled_from([0, 0, 6, 15]),
-    "seconds": SECONDS,
-}
 
 
 @dataclass(eq=False)
@@ -121,7 +109,10 @@ class Plain:
         All persistent exports can, but those that hold a page that somebody else holds: a
         handle, a command, or an export that cannot go.
         """
-        used = {*self.pins, *(page for pages in self.handles.values() for page in pages)}
+        used = {
+            *self.pins,
+            *(page for pages in self.handles.values() for page in pages),
+        }
         idle = list(self.kept.values())
         while True:
             others = [kept for kept in self.kept.values() if kept not in idle]
@@ -163,7 +154,11 @@ class ExportMachine(CountedMachine):
 
     # ---- pages ------------------------------------------------------------------------
 
-    @rule(instance=INSTANCE, count=st.integers(1, 2), is_written=st.just(True) | st.booleans())
+    @rule(
+        instance=INSTANCE,
+        count=st.integers(1, 2),
+        is_written=st.just(True) | st.booleans(),
+    )
     def allocate(self, instance: str, count: int, is_written: bool) -> None:
         self.allocate_pages(instance, count, is_written=is_written)
 
@@ -204,7 +199,16 @@ class ExportMachine(CountedMachine):
 
     # ---- exports ----------------------------------------------------------------------
 
-    @rule(**EXPORT)
+    @rule(
+        instance=INSTANCE,
+        picks=st.lists(INDEX, min_size=1, max_size=3),
+        name=NAME,
+        permission=PERMISSION,
+        is_persistent=st.booleans() | st.just(True),
+        seconds_to_live=st.none() | st.none() | st.sampled_from([1.0, 3.0]),
+        num_bytes=st.sampled_from([0, 0, 6, 15]),
+        seconds=SECONDS,
+    )
     def export(
         self,
         instance: str,
@@ -255,7 +259,14 @@ class ExportMachine(CountedMachine):
         """Export some of the same pages for everybody, and give handles back."""
         for pick, name in enumerate(names):
             self.export(
-                instance, [pick, 0], name, Permission(is_published=True), True, None, 0, 0
+                instance,
+                [pick, 0],
+                name,
+                Permission(is_published=True),
+                True,
+                None,
+                0,
+                0,
             )
         self.release(instance, released)
 
@@ -280,7 +291,12 @@ class ExportMachine(CountedMachine):
         else:
             self.index.remove(owner, name)
 
-    @rule(instance=INSTANCE, name=ASKED, extra=st.sampled_from([0, 0, 0, 1, -1]), seconds=SECONDS)
+    @rule(
+        instance=INSTANCE,
+        name=ASKED,
+        extra=st.sampled_from([0, 0, 0, 1, -1]),
+        seconds=SECONDS,
+    )
     def take(self, instance: str, name: str, extra: int, seconds: float) -> None:
         """Import what somebody may have exported."""
         self.pass_time(seconds)
@@ -425,4 +441,4 @@ def is_same(export: Export, kept: Kept) -> bool:
 
 
 TestExports = ExportMachine.TestCase
-TestExports.settings = settings(max_examples=settings().max_examples // 4)
+TestExports.settings = settings(max_examples=settings().max_examples // 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from pie_trio.config import SharedLimits
 from pie_trio.control.page_table import PageTable
@@ -87,6 +87,17 @@ class HandleMachine(CountedMachine):
             inferlet.table.add(number, self.next_value)
             inferlet.values[number] = self.next_value
 
+    @rule(who=INFERLET, count=st.integers(1, 2))
+    def add_unused(self, who: int, count: int) -> None:
+        unused = [n for n in NUMBERS if n not in self.inferlets[who].values]
+        self.add(who, unused[:count])
+
+    @precondition(lambda self: any(inferlet.hidden for inferlet in self.inferlets))
+    @rule(who=INFERLET)
+    def remove_hidden(self, who: int) -> None:
+        for number in list(self.inferlets[who].hidden):
+            self.remove(who, number)
+
     @rule(who=INFERLET, number=NUMBER)
     def remove(self, who: int, number: int) -> None:
         inferlet = self.inferlets[who]
@@ -134,7 +145,7 @@ class HandleMachine(CountedMachine):
                     assert table.get(number) == inferlet.values[number]
                     assert table.get_all([number]) == [inferlet.values[number]]
                     continue
-                for use in (table.get, lambda n, table=table: table.get_all([n])):  # type: ignore[misc]
+                for use in (table.get, lambda n, table=table: table.get_all([n])):
                     with pytest.raises(UnknownHandleError) as caught:
                         use(number)
                     assert caught.value.handle == number
@@ -173,4 +184,4 @@ class HandleMachine(CountedMachine):
 
 
 TestHandles = HandleMachine.TestCase
-TestHandles.settings = settings(max_examples=settings().max_examples // 4)
+TestHandles.settings = settings(max_examples=settings().max_examples // 2)

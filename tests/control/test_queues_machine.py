@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from pie_trio.control.commands import Kind, Priority, embed_key
+from pie_trio.control.commands import Kind, Priority
 from pie_trio.engine_api import NO_SLOT
-from pie_trio.errors import CancelledError, EngineError, OutOfPagesError
 from tests.control.beside import Beside, WatchedEngine, told_to_fail
 from tests.control.guests import PAGE_SIZE
-from tests.control.machines import CountedMachine
+from tests.control.machines import WITHOUT_SHRINKING, CountedMachine
 from tests.control.one_by_one import OneByOne
 from tests.control.queue_guests import Barrier, QueueGuest, Record
+from tests.control.replays import BROKEN, Replays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pie_trio.control.queues import CommandQueue
-    from tests.control.one_by_one import PlainEmbed, PlainPage
     from tests.control.queue_guests import Submitted
 
 NUM_GUESTS = 3
 MAX_HANDLES, MAX_EMBEDS, MAX_QUEUES = 6, 3, 3
 FEW_PAGES, MANY_PAGES = 6, 60
-BROKEN = 7
-"""A forward with this token fails alone."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,7 @@ CONTROLS = st.fixed_dictionaries(
 class QueueMachine(CountedMachine):
     """Inferlets with queues on one model, whose steps end, or fail, when the machine says so.
 
-    Each result is compared with that of a reference that runs the commands one at a time. A
-    command may fail only where it was withdrawn, its step failed, or it would see a slot that
-    such a command was to write; where pages are short, also for that.
+    Each result is compared with that of a reference: see :class:`Replays`.
     """
 
     @initialize(control=CONTROLS)
@@ -104,7 +99,17 @@ class QueueMachine(CountedMachine):
         self.beside = Beside(engine=self.engine, **control)
         self.world = self.beside.world
         self.batcher, self.pool = self.world.batcher, self.world.pool
-        self.record, self.plain = Record(), OneByOne(PAGE_SIZE)
+        failed = self.engine.failed_steps
+        self.record = Record(
+            self.pool, lambda command: self.is_short or command.batch in failed
+        )
+        self.plain = OneByOne(PAGE_SIZE)
+        self.replays = Replays(
+            self.plain,
+            failed,
+            is_short=self.is_short,
+            is_chunked=self.is_chunked,
+        )
         self.barriers: list[Barrier] = []
         self.guests: list[QueueGuest] = []
         for _ in range(NUM_GUESTS):
@@ -193,20 +198,33 @@ class QueueMachine(CountedMachine):
 
         self.do(destroy)
 
-    @precondition(lambda self: self.alive)
-    @rule(guest=INDEX)
-    def synchronize(self, guest: int) -> None:
-        queue = self.pick(guest).queue
-        barrier = Barrier([s for s in self.record.unfinished if s.queue is queue])
-        self.barriers.append(barrier)
-
-        def pass_barrier() -> None:
-            barrier.num_calls += 1
-            if not barrier.is_due:
-                self.record.wrong.append("a barrier was passed too early")
+    @precondition(lambda self: any(guest.plain for guest in self.alive))
+    @rule(
+        guest=INDEX,
+        before=st.lists(FORWARD, max_size=2),
+        after=st.lists(FORWARD, max_size=2),
+    )
+    def synchronize(
+        self, guest: int, before: list[Forward], after: list[Forward]
+    ) -> None:
+        """Synchronize a queue, which may get commands just before and after that."""
+        chosen = self.pick(guest)
+        queue = chosen.queue
 
         def begin() -> None:
+            for forward in before:
+                self.submit_forward(replace(forward, guest=guest))
+            barrier = Barrier([s for s in self.record.unfinished if s.queue is queue])
+
+            def pass_barrier() -> None:
+                barrier.num_calls += 1
+                if not barrier.is_due:
+                    self.record.wrong.append("a barrier was passed too early")
+
             barrier.take_away = queue.synchronize(pass_barrier)
+            self.barriers.append(barrier)
+            for forward in after:
+                self.submit_forward(replace(forward, guest=guest))
 
         self.do(begin)
 
@@ -275,11 +293,13 @@ class QueueMachine(CountedMachine):
     @rule(guest=INDEX, index=INDEX)
     def release_embed(self, guest: int, index: int) -> None:
         chosen = self.pick(guest)
-        for slot in choose([index], chosen.embeds):
-            self.plain.free_embed(chosen.embeds.pop(slot))
-            chosen.stored.pop(slot, None)
-            chosen.slots.remove(slot)
-            self.do(lambda slot=slot: self.world.embeds.release(slot))  # type: ignore[misc]
+        if not chosen.embeds:
+            return
+        (slot,) = choose([index], chosen.embeds)
+        self.plain.free_embed(chosen.embeds.pop(slot))
+        chosen.stored.pop(slot, None)
+        chosen.slots.remove(slot)
+        self.do(lambda: self.world.embeds.release(slot))
 
     # ---- commands ---------------------------------------------------------------------
 
@@ -295,7 +315,11 @@ class QueueMachine(CountedMachine):
         self.submit(forwards)
 
     def submit(self, forwards: list[Forward]) -> None:
-        self.do(lambda: [self.submit_forward(forward) for forward in forwards])
+        def submit() -> None:
+            for forward in forwards:
+                self.submit_forward(forward)
+
+        self.do(submit)
 
     def submit_forward(self, forward: Forward) -> None:
         guest = self.pick(forward.guest)
@@ -327,7 +351,7 @@ class QueueMachine(CountedMachine):
         if store is not None:
             stored = guest.stored[store] = guest.embeds[store]
         self.plain.later(
-            lambda: self.replay_forward(
+            lambda: self.replays.forward(
                 submitted, pages, own, tokens, start, inputs, stored
             ),
             lambda: submitted.is_done,
@@ -353,7 +377,7 @@ class QueueMachine(CountedMachine):
             submitted = chosen.latest
             pages = chosen.plain[source], chosen.plain[target]
             self.plain.later(
-                lambda: self.replay_copy(submitted, *pages, start, into, count),
+                lambda: self.replays.copy(submitted, *pages, start, into, count),
                 lambda: submitted.is_done,
             )
 
@@ -364,17 +388,16 @@ class QueueMachine(CountedMachine):
     def project(self, guest: int, index: int) -> None:
         chosen = self.pick(guest)
         slots = choose([index], chosen.stored or chosen.embeds)
+        if not slots:
+            return
+        self.do(lambda: self.submit_project(chosen, slots[0]))
 
-        def submit() -> None:
-            for slot in slots:
-                chosen.project(slot, 0)
-                submitted, embed = chosen.latest, chosen.embeds[slot]
-                self.plain.later(
-                    lambda: self.replay_project(submitted, embed),
-                    lambda: submitted.is_done,
-                )
-
-        self.do(submit)
+    def submit_project(self, guest: QueueGuest, slot: int) -> None:
+        guest.project(slot, 0)
+        submitted, embed = guest.latest, guest.embeds[slot]
+        self.plain.later(
+            lambda: self.replays.project(submitted, embed), lambda: submitted.is_done
+        )
 
     # ---- steps, time, inferlets -------------------------------------------------------
 
@@ -419,97 +442,6 @@ class QueueMachine(CountedMachine):
     def launch_another(self) -> None:
         self.launch()
 
-    # ---- what each command should have done -------------------------------------------
-
-    def replay_forward(
-        self,
-        submitted: Submitted,
-        pages: list[PlainPage],
-        own: list[PlainPage],
-        tokens: list[int],
-        start: int,
-        inputs: list[PlainEmbed | None],
-        store: PlainEmbed | None,
-    ) -> None:
-        command, outcome = submitted.command, submitted.outcomes[0]
-        read = [embed for embed in inputs if embed is not None]
-        sees_hole = self.plain.sees_hole(pages, start, len(tokens), read)
-        if not isinstance(outcome, Exception):
-            assert not sees_hole, "nobody sees what was never written"
-            assert not submitted.is_unwanted or self.is_chunked, "it was withdrawn"
-            assert BROKEN not in tokens
-            token = self.plain.run(pages, tokens, start, inputs=inputs, store=store)
-            assert outcome is not None
-            assert outcome[0].token_ids.tolist() == [token]
-            return
-        self.check_failure(
-            submitted, outcome, may_fail=sees_hole or BROKEN in tokens
-        )
-        if not command.is_copied:
-            for page in own:
-                page.is_good = [False] * PAGE_SIZE
-        if done := command.num_run:
-            self.plain.run(
-                pages, tokens[:done], start, inputs=inputs[:done], is_whole=False
-            )
-        self.plain.spoil(pages, start + done, len(tokens) - done)
-        if store is not None:
-            store.is_good = False
-
-    def replay_copy(
-        self,
-        submitted: Submitted,
-        source: PlainPage,
-        target: PlainPage,
-        start: int,
-        into: int,
-        count: int,
-    ) -> None:
-        command, outcome = submitted.command, submitted.outcomes[0]
-        is_of_shared = len(command.copies) == 2
-        kept = set(range(PAGE_SIZE)) - set(range(into, into + count))
-        copied = [(source, slot) for slot in range(start, start + count)]
-        if is_of_shared:
-            copied += [(target, slot) for slot in kept]
-        lacks = [
-            page.positions[slot] >= 0 and not page.is_good[slot]
-            for page, slot in copied
-        ]
-        if outcome is None:
-            assert not any(lacks), "what was never written is not copied"
-        else:
-            assert isinstance(outcome, Exception)
-            self.check_failure(submitted, outcome, may_fail=any(lacks))
-        if command.is_copied:
-            self.plain.copy(source, target, start, into, count)
-            return
-        moved = source.positions[start : start + count]
-        target.positions[into : into + count] = moved
-        is_lost = is_of_shared or command.batch in self.engine.failed_steps
-        lost = range(PAGE_SIZE) if is_lost else range(into, into + count)
-        for slot in lost:
-            target.is_good[slot] = False
-
-    def replay_project(self, submitted: Submitted, embed: PlainEmbed) -> None:
-        outcome = submitted.outcomes[0]
-        if isinstance(outcome, Exception):
-            self.check_failure(submitted, outcome, may_fail=not embed.is_good)
-            return
-        assert embed.is_good, "nobody sees what was never stored"
-        assert not submitted.is_unwanted, "it was withdrawn"
-        assert outcome is not None
-        assert outcome[0].token_ids.tolist() == [self.plain.project(embed)]
-
-    def check_failure(
-        self, submitted: Submitted, error: Exception, *, may_fail: bool
-    ) -> None:
-        """Assert that there was a reason."""
-        if self.is_short and isinstance(error, OutOfPagesError):
-            return
-        has_failed = submitted.command.batch in self.engine.failed_steps
-        assert isinstance(error, CancelledError | EngineError), error
-        assert may_fail or has_failed or submitted.is_unwanted, error
-
     # ---- what must hold ---------------------------------------------------------------
 
     @invariant()
@@ -540,7 +472,9 @@ class QueueMachine(CountedMachine):
         for page in {*owners, *pins}:
             assert self.pool.num_owners(page) == owners[page]
             assert self.pool.num_pins(page) == pins[page]
-        slots = [slot for guest in self.guests if not guest.is_closed for slot in guest.slots]
+        slots = [
+            slot for guest in self.guests if not guest.is_closed for slot in guest.slots
+        ]
         used = [slot for s in self.record.unfinished for slot in s.command.embeds]
         assert len(set(slots)) == len(slots), "a slot is one inferlet's alone"
         num_held = len({*slots, *used})
@@ -554,9 +488,13 @@ class QueueMachine(CountedMachine):
 
     @invariant()
     def the_device_does_not_idle_while_something_could_run(self) -> None:
-        if self.is_short or not self.is_prompt or self.beside.device.is_busy:
+        if self.is_short or self.beside.device.is_busy:
             return
-        if not self.batcher.arrivals.num_expected:
+        for submitted in self.record.unfinished:
+            command = submitted.command
+            if command.is_withdrawn and not command.copies:
+                assert not self.record.is_ready(submitted), "whatever is waited for"
+        if self.is_prompt and not self.batcher.arrivals.num_expected:
             assert not self.record.unfinished
 
     def teardown(self) -> None:
@@ -579,11 +517,13 @@ class QueueMachine(CountedMachine):
             self.beside.close()
 
 
-def choose(picks: Sequence[int], among: dict[int, object] | dict[int, PlainPage] | dict[int, PlainEmbed]) -> list[int]:
+def choose(picks: Sequence[int], among: Iterable[int]) -> list[int]:
     """Return different keys, fewer where there are fewer."""
     keys = list(among)
     return list(dict.fromkeys(keys[pick % len(keys)] for pick in picks)) if keys else []
 
 
 TestQueues = QueueMachine.TestCase
-TestQueues.settings = settings(max_examples=settings().max_examples // 5)
+TestQueues.settings = settings(
+    max_examples=settings().max_examples // 2, phases=WITHOUT_SHRINKING
+)

@@ -17,7 +17,8 @@ from pie_trio.engine_api import (
     PageCopy,
     SamplerSpec,
 )
-from pie_trio.errors import EngineError
+from pie_trio.errors import AdapterError, EngineError
+from tests.adapter_factory import write_adapter
 from tests.inference.conftest import NUM_PAGES, PAGE_SIZE
 from tests.inference.contexts import (
     GREEDY,
@@ -31,6 +32,8 @@ from tests.inference.contexts import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pie_trio.engine_api import Engine
 
 PROMPT = [256, *b"Once upon a time"]
@@ -474,3 +477,78 @@ def test_results_stay_as_they_are_when_the_engine_goes_on(engine: Engine) -> Non
     before = snapshot(result)
     generate(engine, [Context(range(16))], [[256, *b"other"]], 5)
     assert snapshot(result) == before
+
+
+@pytest.fixture
+def adapter(
+    request: pytest.FixtureRequest,
+    engine: Engine,
+    tiny_llama: Path,
+    untied_llama: Path,
+    tmp_path: Path,
+) -> Path:
+    """An adapter for the engine's model."""
+    is_untied = "untied" in request.node.callspec.params["engine"]
+    return write_adapter(tmp_path / "a", untied_llama if is_untied else tiny_llama)
+
+
+def test_adapters_come_and_go_between_steps(engine: Engine, adapter: Path) -> None:
+    assert "adapters" in engine.info.traits
+
+    def tokens(name: str) -> list[int]:
+        return generate(engine, [Context(range(8))], [PROMPT], 8, adapter=name)[0]
+
+    plain = tokens("")
+    engine.load_adapter("one", adapter)
+    engine.load_adapter("also/one", adapter)
+    assert [*engine.info.adapters] == ["one", "also/one"]
+    assert tokens("one") == tokens("also/one") != plain
+    engine.drop_adapter("one")
+    assert [*engine.info.adapters] == ["also/one"]
+    with pytest.raises(EngineError, match="'one' is not loaded"):
+        tokens("one")
+    assert tokens("also/one") != plain == tokens("")
+
+
+def test_forwards_with_and_without_an_adapter_share_a_batch(
+    engine: Engine, adapter: Path
+) -> None:
+    engine.load_adapter("one", adapter)
+    alone = [
+        run(engine, Context(range(8)).feed(PROMPT, adapter=name))[0]
+        for name in ("", "one")
+    ]
+    requests = [
+        Context(range(8 * i, 8 * i + 8)).feed(PROMPT, adapter=name)
+        for i, name in enumerate(("one", "", "one"))
+    ]
+    assert run(engine, *requests) == [alone[1], alone[0], alone[1]]
+
+
+def test_a_name_of_an_adapter_stands_for_the_same_files(
+    engine: Engine, adapter: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    engine.load_adapter("one", adapter)
+    with pytest.raises(AdapterError, match="there is an adapter one already"):
+        engine.load_adapter("one", adapter)
+    engine.drop_adapter("one")
+    other = write_adapter(tmp_path / "b", tiny_llama, seed=5)
+    with pytest.raises(AdapterError, match="from other files before"):
+        engine.load_adapter("one", other)
+    engine.load_adapter("one", adapter)
+    assert engine.info.adapters == ("one",)
+
+
+def test_impossible_adapters_are_refused(
+    engine: Engine, adapter: Path, tmp_path: Path
+) -> None:
+    for name in ("", "-x", "a=b", "a:b", "a b"):
+        with pytest.raises(AdapterError, match="the name of an adapter"):
+            engine.load_adapter(name, adapter)
+    with pytest.raises(AdapterError, match=r"adapter_config\.json: No such file"):
+        engine.load_adapter("none", tmp_path / "nothing")
+    with pytest.raises(AdapterError, match="no adapter x to drop: loaded are none"):
+        engine.drop_adapter("x")
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.load_adapter("late", adapter)

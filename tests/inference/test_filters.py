@@ -147,16 +147,15 @@ def reference(logits: Sequence[float], spec: SamplerSpec, coin: float) -> Probs:
 
 def is_borderline(logits: Sequence[float], spec: SamplerSpec, coin: float) -> bool:
     """Say whether rounding may decide what is kept: other thresholds keep something else."""
+    expected = list(reference(logits, spec, coin))
     names = ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
     for name in (*names, "xtc_threshold", "temperature"):
         value = getattr(spec, name)
         for factor in (1 - 1e-4, 1 + 1e-4):
-            if name.endswith("_p") and value >= 1.0:
+            if value == 0.0 or (name.endswith("_p") and value >= 1.0):
                 continue
             other = replace(spec, **{name: value * factor})
-            if list(reference(logits, other, coin)) != list(
-                reference(logits, spec, coin)
-            ):
+            if list(reference(logits, other, coin)) != expected:
                 return True
     return False
 
@@ -240,7 +239,7 @@ def test_rows_do_not_influence_each_other(
 def test_large_vocabularies_are_filtered_as_small_ones(spec: SamplerSpec) -> None:
     drawn = np.random.default_rng(1).normal(size=3000).astype(np.float32)
     logits = drawn.tolist()
-    count = 4000
+    count = 1500
     kept = reference(logits, spec, 0.0)
     rows = np.tile(drawn, (count, 1))
     found = sample(rows, [spec] * count, np.arange(count, dtype=np.int32))

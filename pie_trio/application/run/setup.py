@@ -18,11 +18,14 @@ from pie_trio.config import ModelConfig, WasmConfig
 from pie_trio.errors import ConfigError, DamagedComponentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pie_trio.application.wasm.compile_cache import WasmEngine
 
 __all__ = [
     "default_model",
     "load_engine",
+    "parse_adapters",
     "parse_model",
     "prepare_component",
     "prepare_language",
@@ -48,6 +51,41 @@ def parse_model(text: str) -> ModelConfig:
         raise ConfigError(f"--model takes DIR or NAME=DIR, got {text!r}")
     path = Path(directory).expanduser()
     return ModelConfig(path, name or path.resolve().name)
+
+
+def parse_adapters(
+    texts: Sequence[str], models: Sequence[ModelConfig]
+) -> dict[str, tuple[tuple[str, Path], ...]]:
+    """Read ``NAME=DIR`` or, where there are several models, ``MODEL:NAME=DIR``.
+
+    Returns:
+        The adapters of each model, by its name.
+
+    Raises:
+        ConfigError: A text is neither, there is no such model, or a name occurs twice.
+    """
+    found: dict[str, dict[str, Path]] = {model.name: {} for model in models}
+    for text in texts:
+        whole, separator, directory = text.partition("=")
+        model, _, name = whole.rpartition(":")
+        if not (name and separator and directory):
+            raise ConfigError(
+                f"--adapter takes NAME=DIR or MODEL:NAME=DIR, got {text!r}"
+            )
+        if not model and len(models) > 1:
+            raise ConfigError(
+                f"--adapter {text}: say of which model ({', '.join(found)}), for example "
+                f"--adapter {models[0].name}:{text}"
+            )
+        adapters = found.get(model or models[0].name)
+        if adapters is None:
+            raise ConfigError(
+                f"--adapter {text}: there is no model {model!r}, only {', '.join(found)}"
+            )
+        if name in adapters:
+            raise ConfigError(f"two adapters are called {name}: choose another name")
+        adapters[name] = Path(directory).expanduser()
+    return {model: tuple(adapters.items()) for model, adapters in found.items()}
 
 
 def default_model(packaged: Path = PACKAGED_MODEL) -> ModelConfig:
@@ -110,6 +148,12 @@ def load_engine(config: ModelConfig) -> LoadedEngine:
         kernels=config.kernels,
         quantize=config.quantize,
     )
+    try:
+        for name, directory in config.adapters:
+            loaded.engine.load_adapter(name, directory)
+    except BaseException:
+        loaded.engine.close()
+        raise
     return LoadedEngine(loaded.engine, loaded.tokenizer)
 
 

@@ -29,7 +29,7 @@ __all__ = ["add_instance_routes", "read_message"]
 
 def add_instance_routes(app: WebApp, state: ServerState) -> None:
     """Add the routes."""
-    most = state.registry.limits.max_answer_bytes
+    limits = state.registry.limits
 
     def find(instance_id: str) -> RunningInstance:
         return state.registry.get(instance_id, owner=authenticate(request))
@@ -50,7 +50,7 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         if instance.is_detached and wants_json(request):
             place = {"location": f"/v1/instances/{instance.instance_id}"}
             return answer_json(instance.status(), 202, place)
-        return await answer_events(request, instance.attach(), max_bytes=most)
+        return await answer_events(request, instance.attach(), limits)
 
     async def list_instances() -> Response:
         found = state.registry.list(owner=authenticate(request))
@@ -64,12 +64,13 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         after = _number(
             request.args.get("after") or request.headers.get("last-event-id") or "0"
         )
-        return await answer_events(request, instance.attach(after), max_bytes=most)
+        return await answer_events(request, instance.attach(after), limits)
 
     async def get_logs(instance_id: str) -> Response:
         instance = find(instance_id)
         if request.args.get("follow", "") in ("1", "true"):
-            return make_event_stream(stream_lines(instance))
+            beat = limits.heartbeat_seconds
+            return make_event_stream(stream_lines(instance, heartbeat_seconds=beat))
         lines = [
             {"source": line.source, "text": line.text, "at": line.at}
             for line in instance.log.lines
@@ -80,7 +81,7 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         instance = find(instance_id)
         messages, is_end = await _read_messages()
         num_taken = 0
-        with trio.move_on_after(state.registry.limits.send_seconds) as deadline:
+        with trio.move_on_after(limits.send_seconds) as deadline:
             for message in messages:
                 if not await instance.send(message):
                     raise NotFoundError(
@@ -113,6 +114,7 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         (f"{one}/logs", get_logs, "GET"),
         (f"{one}/messages", post_message, "POST"),
         (f"{one}/cancel", cancel, "POST"),
+        (f"{one}/kill", cancel, "POST"),
     ):
         app.add_url_rule(path, view_func=view, methods=[method])
 

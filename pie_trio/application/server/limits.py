@@ -23,6 +23,7 @@ class ServerLimits:
         ended_seconds: How long they are kept.
         lease_seconds: For the client that launched an instance to begin to listen.
         max_answer_bytes: Of the events in an answer that is one JSON document.
+        heartbeat_seconds: After so long without an event a stream says that it is there.
         send_seconds: For an instance to make room for a message.
     """
 
@@ -36,4 +37,5 @@ class ServerLimits:
     ended_seconds: float = 600.0
     lease_seconds: float = 5.0
     max_answer_bytes: int = 16 << 20
+    heartbeat_seconds: float = 15.0
     send_seconds: float = 30.0

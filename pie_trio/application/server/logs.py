@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["stream_lines"]
 
-HEARTBEAT_SECONDS = 15.0
 
-
-async def stream_lines(instance: RunningInstance) -> AsyncGenerator[bytes]:
+async def stream_lines(
+    instance: RunningInstance, *, heartbeat_seconds: float
+) -> AsyncGenerator[bytes]:
     """Yield the lines that are kept, then each as it comes, up to the instance's end.
 
     Events of SSE: ``log`` with ``source``, ``text`` and ``at``, and ``lost`` with how many
@@ -44,7 +44,7 @@ async def stream_lines(instance: RunningInstance) -> AsyncGenerator[bytes]:
         elif instance.state != "running":
             return
         else:
-            with trio.move_on_after(HEARTBEAT_SECONDS) as beat:
+            with trio.move_on_after(heartbeat_seconds) as beat:
                 await instance.wait_line()
             if beat.cancelled_caught:
                 yield b": keep-alive\n\n"

@@ -8,6 +8,7 @@ import trio
 from quart import request
 
 from pie_trio.application.server.prometheus import Counter, Gauge, Histogram
+from pie_trio.application.server.registry import error_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +91,7 @@ class ServerMetrics:
         """Count an end."""
         self.ended.add(state=instance.state)
         if error is not None and instance.state == "failed":
-            code = str(getattr(error, "code", "internal"))
+            code = str(error_fields(error)["code"])
             self.failures.add(code=code)
             if code == "out-of-pages":
                 self.evictions.add()

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from quart.wrappers import Request, Response
 
     from pie_trio.application.server.events import Batch, Event
+    from pie_trio.application.server.limits import ServerLimits
     from pie_trio.application.server.running import EventReader
 
 __all__ = ["answer_events", "wants_json"]
 
-HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b": keep-alive\n\n"
 
 
@@ -36,31 +36,34 @@ def wants_json(request: Request) -> bool:
 
 
 async def answer_events(
-    request: Request, reader: EventReader, *, max_bytes: int
+    request: Request, reader: EventReader, limits: ServerLimits
 ) -> Response:
     """Answer with all events of an instance, up to its end.
 
     Args:
         request: Says in which form.
         reader: Used up.
-        max_bytes: Of the events in one document.
+        limits: Of the events in one document, and of the silence in a stream.
 
     Raises:
         TooLargeError: They are larger; the instance is cancelled.
     """
     if wants_json(request):
-        return answer_json(await _collect(reader, max_bytes))
-    response = make_event_stream(_stream(reader))
+        return answer_json(await _collect(reader, limits.max_answer_bytes))
+    response = make_event_stream(_stream(reader, limits.heartbeat_seconds))
     response.headers["x-instance-id"] = reader.instance.instance_id
     return response
 
 
-async def _stream(reader: EventReader) -> AsyncGenerator[bytes]:
-    with reader:
+async def _stream(
+    reader: EventReader, heartbeat_seconds: float
+) -> AsyncGenerator[bytes]:
+    reader.__enter__()
+    if True:
         while True:
             batch: Batch | None = None
             # Opened and closed between two yields: none may happen inside.
-            with trio.move_on_after(HEARTBEAT_SECONDS) as beat:
+            with trio.move_on_after(heartbeat_seconds) as beat:
                 batch = await anext(reader, None)
             if batch is not None:
                 yield _encode_batch(batch)

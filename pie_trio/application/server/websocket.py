@@ -106,6 +106,7 @@ class _Session:
             await self._none_attached.wait()
         async with self._sending:
             await websocket.close(GOING_AWAY, "the server stops")
+        self._nursery.cancel_scope.cancel()  # not every client answers a close
 
     async def _do(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Do one thing, and return the answer to it."""
@@ -141,11 +142,11 @@ class _Session:
     def _signal(self, name: str, signal: object) -> None:
         if signal == "end-of-input":
             self._put(name, None)
-        elif signal == "cancel":
+        elif signal in ("cancel", "kill"):
             self._find(name).cancel()
         else:
             raise BadArgumentError(
-                f"signal is {signal!r}: expected end-of-input or cancel"
+                f"signal is {signal!r}: expected end-of-input, cancel or kill"
             )
 
     def _find(self, name: str) -> RunningInstance:

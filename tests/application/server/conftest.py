@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pie_trio.application.lifecycle.instances import Launcher
 from pie_trio.application.server.app import make_server_app
 from pie_trio.application.server.inspecting import Inspector
 from pie_trio.application.server.limits import ServerLimits
@@ -19,10 +17,15 @@ from pie_trio.application.server.owners import LOCAL, Owner
 from pie_trio.application.server.program_store import ProgramStore, open_program_store
 from pie_trio.application.server.registry import InstanceRegistry, open_registry
 from pie_trio.application.server.state import ServerState
-from pie_trio.application.web.shell import ShellConfig
-from tests.application.conftest import OpenLauncher
 from tests.application.server.clients import Api
 from tests.application.web.servers import Running, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pie_trio.application.lifecycle.instances import Launcher
+    from pie_trio.application.web.shell import ShellConfig
+    from tests.application.conftest import OpenLauncher
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ OpenServer = Callable[..., AbstractAsyncContextManager[Served]]
 
 @pytest.fixture
 def open_server(open_fake: OpenLauncher, tmp_path: Path) -> OpenServer:
-    """Opens servers; at the end of each, all pages are free."""
+    """Opens servers; at the end of each, all pages are free.
+
+    Programs that come with them are those in the folder ``built_in`` of the test.
+    """
 
     @asynccontextmanager
     async def open_it(
@@ -53,7 +59,9 @@ def open_server(open_fake: OpenLauncher, tmp_path: Path) -> OpenServer:
     ) -> AsyncGenerator[Served]:
         limits = limits or ServerLimits()
         async with (
-            open_program_store(tmp_path / "data", limits=limits) as programs,
+            open_program_store(
+                tmp_path / "data", limits=limits, built_in=tmp_path / "built_in"
+            ) as programs,
             open_fake(
                 services={"programs": programs.sources(LOCAL)}, **launcher_options
             ) as launcher,

@@ -16,7 +16,7 @@ from pie_trio.application.server.limits import ServerLimits
 from tests.application.server.clients import archive_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from tests.application.server.conftest import OpenServer
@@ -70,6 +70,28 @@ async def test_two_names_may_have_the_same_contents(
         assert list((tmp_path / "data/programs").iterdir()) == []
         assert (await served.api.ask("DELETE", "/v1/programs/two")).status == 404
         assert (await served.api.get("/v1/programs/two")).status == 404
+
+
+async def test_programs_that_come_with_the_server_lie_below_those_of_users(
+    open_server: OpenServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "built_in/hello"
+    folder.mkdir(parents=True)
+    (folder / "app.py").write_bytes(text_of("return 'built in'"))
+    (folder / "README.md").write_text("# Hello")
+    async with open_server() as served:
+        ask, path = served.api.ask, "/v1/programs/hello"
+        found = (await served.api.get(path)).json
+        assert (found["built_in"], found["readme"]) == (True, "# Hello")
+        assert (await served.api.run("hello"))["result"] == "built in"
+        await ask("PUT", path, text_of("return 'mine'"))
+        assert (await served.api.run("hello"))["result"] == "mine"
+        assert len((await served.api.get("/v1/programs")).json["programs"]) == 1
+        await ask("DELETE", path)
+        assert (await served.api.run("hello"))["result"] == "built in"
+        refused = await ask("DELETE", path)
+        assert refused.status == 404
+        assert "comes with Pie" in refused.error["message"]
 
 
 async def test_a_program_that_is_replaced_runs_on(open_server: OpenServer) -> None:
@@ -143,29 +165,35 @@ def lying_archive() -> bytes:
     return data.replace(true, lie)
 
 
-@pytest.mark.parametrize(
-    ("archive", "words"),
-    [
-        (archive_of({"../app.py": HELLO}), "outside of the archive"),
-        (archive_of({"app.py": HELLO, "/etc/x": ""}), "outside of the archive"),
-        (archive_of({"app.py": HELLO, "a\\b.py": ""}), "outside of the archive"),
-        (link_archive(), "which is a link"),
-        (twice_archive(), "twice"),
-        (archive_of({"app.py": b"#" * (9 << 20)}), "too large"),
-        (archive_of({f"{i}.py": b"#" * (4 << 20) for i in range(3)}), "too large"),
-        (archive_of({str(i): "" for i in range(10_001)}), "more than 10000 files"),
-        (lying_archive(), "no zip archive that can be read"),
-        (archive_of({"app.py": HELLO})[:-30], "no zip archive"),
-        (b"PK\x05\x06" + bytes(18), "no Python modules"),
-        (archive_of({"notes.txt": ""}), "no Python modules"),
-    ],
-    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "archive",
-)
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "up": (lambda: archive_of({"../app.py": HELLO}), "outside of the archive"),
+    "root": (lambda: archive_of({"app.py": HELLO, "/etc/x": ""}), "outside of the"),
+    "backslash": (lambda: archive_of({"app.py": HELLO, "a\\b": ""}), "outside of the"),
+    "link": (link_archive, "which is a link"),
+    "twice": (twice_archive, "twice"),
+    "bomb": (lambda: archive_of({"app.py": b"#" * (9 << 20)}), "too large"),
+    "bombs": (
+        lambda: archive_of({f"{i}.py": b"#" * (4 << 20) for i in range(3)}),
+        "too large",
+    ),
+    "many": (
+        lambda: archive_of({str(i): "" for i in range(10_001)}),
+        "more than 10000 files",
+    ),
+    "lying": (lying_archive, "no zip archive that can be read"),
+    "cut": (lambda: archive_of({"app.py": HELLO})[:-30], "no zip archive"),
+    "empty": (lambda: b"PK\x05\x06" + bytes(18), "no Python modules"),
+    "no-modules": (lambda: archive_of({"notes.txt": ""}), "no Python modules"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
 async def test_a_hostile_archive_is_refused(
-    open_server: OpenServer, tmp_path: Path, archive: bytes, words: str
+    open_server: OpenServer, tmp_path: Path, kind: str
 ) -> None:
+    make, words = HOSTILE[kind]
     async with open_server() as served:
-        answer = await served.api.ask("PUT", "/v1/programs/bad", archive)
+        answer = await served.api.ask("PUT", "/v1/programs/bad", make())
         assert answer.status == 422
         assert words in answer.error["message"]
         assert list((tmp_path / "data/programs").iterdir()) == []
@@ -213,7 +241,9 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
 ) -> None:
     async with open_server() as served:
         async with await served.web.connect() as client:
-            head = b"PUT /v1/programs/half HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n"
+            head = (
+                b"PUT /v1/programs/half HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n"
+            )
             await client.send(head + b"\r\nx = 1")
             await client.leave("fin")
         await served.api.ask("PUT", "/v1/programs/whole", HELLO)
