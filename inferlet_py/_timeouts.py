@@ -28,7 +28,8 @@ class _FailScope(CancelScope):
         super().__exit__(error_type, error, traceback)
         if self.cancelled_caught:
             raise TooSlowError
-        return False  # type checkers know that what follows the block runs after all of it
+        # So that type checkers know that what follows the block runs after all of it.
+        return False
 
 
 def current_time() -> float:

@@ -134,7 +134,9 @@ def test_modules_of_the_sdk_are_private() -> None:
 
 def test_the_sdk_needs_nothing_but_the_standard_library() -> None:
     allowed = (*sys.stdlib_module_names, "inferlet_py", *GENERATED)
-    plugin = ROOT / "inferlet_py" / "testing.py"  # pytest loads it, and it asks for Pie late
+    plugin = (
+        ROOT / "inferlet_py" / "testing.py"
+    )  # pytest loads it, and it asks for Pie late
     for path in set(sources("inferlet_py")) - {plugin}:
         foreign = {name for name in imports(path) if not is_inside(name, *allowed)}
         assert not foreign, module_name(path)

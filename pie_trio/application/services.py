@@ -122,9 +122,7 @@ class Services:
     get_store: Callable[[], Awaitable[Store]] | None = None
     outgoing: Outgoing = field(default_factory=Outgoing)
     get_ssl_context: Callable[[], Awaitable[ssl.SSLContext]] | None = None
-    programs: Mapping[str, Program] = field(
-        default_factory=dict[str, "Program"]
-    )
+    programs: Mapping[str, Program] = field(default_factory=dict[str, "Program"])
     timeline: Timeline = field(default_factory=Timeline)
     get_renderer: Callable[[], Awaitable[ChatRenderer]] | None = None
 

@@ -221,8 +221,9 @@ class DecodeStream(Command):
     @property
     def mask_bytes(self) -> int:
         """Of the forward that runs next."""
-        mask = None if self.forward is None else self.forward.mask
-        return 0 if mask is None else mask.nbytes
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        return 0 if request.mask is None else request.mask.nbytes
 
     # ---- the batcher's side -----------------------------------------------------------
 

@@ -30,7 +30,7 @@ def check(found: dict[str, Any]) -> None:
 
 
 def test_constraints_hold_whatever_the_model_would_say(
-    pie: Pie, mode_flags: list[str]
+    torch_is_there: None, pie: Pie, mode_flags: list[str]
 ) -> None:
     pytest.importorskip("llguidance")
     done = pie("run", *mode_flags, PROGRAM)

@@ -13,7 +13,7 @@ from pie_trio.config import ControlConfig
 from pie_trio.control.commands import Priority
 from pie_trio.control.pages import physical_of
 from pie_trio.control.served_model import open_served_model
-from pie_trio.engine_api import BatchResult, ModelInfo, PageCopy
+from pie_trio.engine_api import BatchResult, PageCopy
 from pie_trio.errors import CancelledError, EngineError
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
 from tests.control.engines import TIME_LIMIT_SECONDS, Gate, Outcomes, tokens_of
@@ -21,14 +21,12 @@ from tests.control.engines import TIME_LIMIT_SECONDS, Gate, Outcomes, tokens_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from numpy.typing import NDArray
-
     from pie_trio.control.arrivals import Arrivals
     from pie_trio.control.commands import Command
     from pie_trio.control.dispatch import Batcher
     from pie_trio.control.embeds import EmbedPool
     from pie_trio.control.pages import PagePool
-    from pie_trio.engine_api import Batch, Engine
+    from pie_trio.engine_api import Batch
 
 NUM_PAGES, PAGE_SIZE = 16, 4
 
@@ -173,32 +171,16 @@ async def test_a_failure_fails_just_its_batch(failure: Exception, message: str) 
         assert rig.batches == [[0], [1, 2, 3], [4]]
 
 
-class ForgetfulEngine:
+class ForgetfulEngine(FakeEngine):
     """An engine with a bug: it forgets the last result of its first batch."""
 
-    def __init__(self) -> None:
-        self._inner = FakeEngine(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
-
-    @property
-    def info(self) -> ModelInfo:
-        return self._inner.info
-
     def execute(self, batch: Batch) -> BatchResult:
-        result = self._inner.execute(batch)
-        return BatchResult(()) if len(self._inner.batches) == 1 else result
-
-    def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
-        return self._inner.read_pages(page_ids)
-
-    def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
-        self._inner.write_pages(page_ids, data)
-
-    def close(self) -> None:
-        self._inner.close()
+        result = super().execute(batch)
+        return BatchResult(()) if len(self.batches) == 1 else result
 
 
 async def test_missing_results_fail_the_batch_and_serving_goes_on() -> None:
-    engine: Engine = ForgetfulEngine()
+    engine = ForgetfulEngine(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
     outcomes = Outcomes()
     with trio.fail_after(TIME_LIMIT_SECONDS):
         async with open_served_model(

@@ -466,6 +466,23 @@ def test_there_are_more_pages_than_the_device_has() -> None:
     assert pool.num_virtual == 0
 
 
+def test_what_was_lost_is_a_hole_though_a_later_command_has_cleared_its_position() -> (
+    None
+):
+    pool = PagePool(num_pages=1, page_size=2)
+    pages = np.array([pool.allocate()])
+    pool.positions[pages[0]] = [0, -1]
+    pool.pin(pages)  # by the command that was to write slot 0
+    pool.pin(pages)  # by a copy of an unwritten slot to it
+    pool.positions[pages[0], 0] = -1
+    pool.note_written(pages, 0, 1, is_good=False)
+    assert pool.holes == {int(pages[0])}
+    pool.unpin(pages)
+    pool.note_written(pages, 1, 1, is_good=True)
+    assert pool.holes == set(), "nobody else is to see it"
+    pool.unpin(pages)
+
+
 def test_what_others_own_or_use_is_nobodys_alone() -> None:
     pool = PagePool(num_pages=4, page_size=2)
     own, shared, pinned, unbound = (pool.allocate() for _ in range(4))

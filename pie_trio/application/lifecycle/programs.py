@@ -29,16 +29,15 @@ __all__ = [
     "is_archive",
     "load_program",
     "make_program",
+    "read_document",
     "read_program",
-    "read_readme",
 ]
 
 MAX_SOURCE_BYTES = 8 << 20
 MAX_MODULES = 1000
 MAX_ARCHIVE_ENTRIES = 10_000
-MAX_README_BYTES = 256 << 10
+MAX_DOCUMENT_BYTES = 256 << 10
 DEFAULT_ENTRY = "app.py"
-README = "README.md"
 
 ARCHIVE_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the latter: it is empty
 DIRECTORY_ENTRY = b"PK\x01\x02"
@@ -116,30 +115,46 @@ def is_archive(data: bytes) -> bool:
     return data.startswith(ARCHIVE_BEGINNINGS)
 
 
-def read_program(name: str, data: bytes) -> SourceProgram:
+def read_program(name: str, data: bytes, entry: str = "") -> SourceProgram:
     """Read a program that was sent: a zip archive, or the text of one module.
 
     Args:
         name: What to call it.
         data: As sent.
+        entry: The module to run; empty for ``app.py``, or else the only one at the top.
 
     Raises:
         ProgramError: It is neither, too large, or has no module to run.
     """
     if is_archive(data):
-        return make_program(name, _read_zip(data, name))
-    return make_program(name, [(DEFAULT_ENTRY, data)])
+        return make_program(name, _read_zip(data, name), entry)
+    return make_program(name, [(DEFAULT_ENTRY, data)], entry)
 
 
-def read_readme(data: bytes) -> str | None:
-    """Return what the ``README.md`` of an archive that was checked says, if it has one."""
+def read_document(data: bytes, name: str) -> str | None:
+    """Return the text of a file beside the modules of an archive; None if there is none.
+
+    Args:
+        data: The archive.
+        name: Of a file at its top.
+
+    Raises:
+        ProgramError: It cannot be read, or is too large.
+    """
     if not is_archive(data):
         return None
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for item in archive.infolist():
-            if item.filename == README and item.file_size <= MAX_README_BYTES:
-                return _read_item(archive, item, "the archive").decode(errors="replace")
-    return None
+    label = "the archive"
+    with _open_zip(data, label) as archive:
+        try:
+            item = archive.getinfo(name)
+        except KeyError:
+            return None
+        if item.file_size > MAX_DOCUMENT_BYTES:
+            raise ProgramError(
+                f"{name} in {label} has {item.file_size} bytes: at most "
+                f"{MAX_DOCUMENT_BYTES} are read"
+            )
+        return _read_item(archive, item, label).decode(errors="replace")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -163,18 +178,7 @@ def _read_zip(data: bytes, label: str) -> Iterable[tuple[str, bytes]]:
         data: The archive.
         label: What messages call it.
     """
-    # Looked for here, since zipfile would make an object of each entry before it says how many.
-    if data.count(DIRECTORY_ENTRY) > MAX_ARCHIVE_ENTRIES:
-        raise ProgramError(
-            f"{label} holds more than {MAX_ARCHIVE_ENTRIES} files: send the program alone"
-        )
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ProgramError(
-            f"{label} is no zip archive that can be read: {error}"
-        ) from error
-    with archive:
+    with _open_zip(data, label) as archive:
         seen = set[str]()
         for item in archive.infolist():
             path = _checked_path(item, label)
@@ -184,6 +188,20 @@ def _read_zip(data: bytes, label: str) -> Iterable[tuple[str, bytes]]:
                 raise ProgramError(f"{label} holds {path} twice: which one is meant?")
             seen.add(path)
             yield path, _read_item(archive, item, label)
+
+
+def _open_zip(data: bytes, label: str) -> zipfile.ZipFile:
+    # Looked for here, since zipfile would make an object of each entry before it says how many.
+    if data.count(DIRECTORY_ENTRY) > MAX_ARCHIVE_ENTRIES:
+        raise ProgramError(
+            f"{label} holds more than {MAX_ARCHIVE_ENTRIES} files: send the program alone"
+        )
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ProgramError(
+            f"{label} is no zip archive that can be read: {error}"
+        ) from error
 
 
 def _checked_path(item: zipfile.ZipInfo, label: str) -> str:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
-from pie_trio.application.lifecycle.programs import (
-    load_program,
-    read_program,
-    read_readme,
-)
+from pie_trio.application.authoring.projects import load_project
+from pie_trio.application.lifecycle.programs import read_document
 from pie_trio.application.server.failures import ProgramStoreError, TooLargeError
 from pie_trio.application.server.limits import ServerLimits
+from pie_trio.application.server.manifests import read_with_manifest
 from pie_trio.application.server.program_files import (
     ProgramFiles,
     Upload,
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
         Iterator,
     )
 
+    from pie_trio.application.authoring.manifest import Manifest
     from pie_trio.application.lifecycle.programs import SourceProgram
     from pie_trio.application.server.owners import Owner
 
@@ -50,6 +49,7 @@ T = TypeVar("T")
 PutOutcome = Literal["created", "replaced", "unchanged"]
 
 BUILT_IN = Path(__file__).parents[2] / "programs"
+README = "README.md"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CACHED = 256
 MAX_CACHED_BYTES = 64 << 20
@@ -61,6 +61,7 @@ class StoredProgram:
 
     Attributes:
         source: What it runs.
+        manifest: What it says that it may do and use.
         is_built_in: It comes with Pie.
         sha256: Of what was uploaded; of its modules if it is built in.
         num_bytes: Of what was uploaded.
@@ -69,6 +70,7 @@ class StoredProgram:
     """
 
     source: SourceProgram
+    manifest: Manifest
     is_built_in: bool
     sha256: str
     num_bytes: int
@@ -343,21 +345,34 @@ def _read_upload(name: str, upload: Upload) -> StoredProgram:
 def _make_program(
     name: str, data: bytes, sha256: str, uploaded_at: float
 ) -> StoredProgram:
-    source = read_program(name, data)
+    source, manifest = read_with_manifest(name, data)
     return StoredProgram(
-        source, False, sha256, len(data), uploaded_at, read_readme(data)
+        source,
+        manifest,
+        is_built_in=False,
+        sha256=sha256,
+        num_bytes=len(data),
+        uploaded_at=uploaded_at,
+        readme=read_document(data, README),
     )
 
 
 def _load_built_in(folder: Path) -> dict[str, StoredProgram]:
     found = dict[str, StoredProgram]()
     for path in sorted(folder.glob("*/app.py")):
-        source = load_program(path.parent)
+        project = load_project(path.parent)
+        source = project.program
         num_bytes = sum(len(text.encode()) for text in source.modules.values())
-        readme = path.with_name("README.md")
+        readme = path.with_name(README)
         text = readme.read_text() if readme.exists() else None
         found[source.name] = StoredProgram(
-            source, True, source.digest, num_bytes, None, text
+            source,
+            project.manifest,
+            is_built_in=True,
+            sha256=source.digest,
+            num_bytes=num_bytes,
+            uploaded_at=None,
+            readme=text,
         )
     return found
 

@@ -14,17 +14,19 @@ from pie_trio.application.background import open_background
 from pie_trio.application.server.events import EventLog
 from pie_trio.application.server.failures import DrainingError
 from pie_trio.application.server.limits import ServerLimits
+from pie_trio.application.server.manifests import grants_on_server
 from pie_trio.application.server.running import NOT_FETCHED, RunningInstance
+from pie_trio.application.services import Grants
 from pie_trio.errors import GuestFailedError, LimitError, NotFoundError, PieError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
+    from pie_trio.application.authoring.manifest import Manifest
     from pie_trio.application.background import Background
     from pie_trio.application.lifecycle.instances import Instance, Launcher
     from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.server.owners import Owner
-    from pie_trio.application.services import Grants
 
 __all__ = ["InstanceRegistry", "error_fields", "open_registry"]
 
@@ -51,7 +53,7 @@ class InstanceRegistry:
         background: Background,
         *,
         limits: ServerLimits,
-        grants: Grants | None,
+        grants: Grants,
     ) -> None:
         self.launcher, self.limits = launcher, limits
         self.is_draining = False
@@ -76,6 +78,7 @@ class InstanceRegistry:
         arguments: Mapping[str, Any],
         *,
         owner: Owner,
+        manifest: Manifest | None = None,
         is_detached: bool = False,
     ) -> RunningInstance:
         """Launch a program.
@@ -87,6 +90,8 @@ class InstanceRegistry:
             program: What it runs.
             arguments: By name.
             owner: On whose behalf.
+            manifest: What the program says that it may do and use; it does not get more than
+                the server has for all.
             is_detached: It outlives the client.
 
         Raises:
@@ -104,7 +109,10 @@ class InstanceRegistry:
             arguments,
             on_log=lambda line: instance.add_line(line) if instance else None,
             owner=owner.name,
-            grants=self._grants,
+            grants=grants_on_server(manifest, self._grants)
+            if manifest
+            else self._grants,
+            limits=manifest.limits.below(self.launcher.limits) if manifest else None,
         )
         events = EventLog(
             max_events=self.limits.max_events, max_bytes=self.limits.max_event_bytes
@@ -263,5 +271,8 @@ async def open_registry(
     """
     async with open_background() as background:
         yield InstanceRegistry(
-            launcher, background, limits=limits or ServerLimits(), grants=grants
+            launcher,
+            background,
+            limits=limits or ServerLimits(),
+            grants=grants or Grants(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pie_trio.application.authoring.manifest import Manifest, parse_block
 from pie_trio.application.lifecycle.programs import make_program
 from pie_trio.errors import BadArgumentError
 
@@ -55,17 +56,21 @@ class ServerState:
         is_detached = fields.get("detach", False)
         if not isinstance(is_detached, bool):
             raise BadArgumentError("detach must be true or false")
-        source = await self._find(fields.get("program"), owner)
+        source, manifest = await self._find(fields.get("program"), owner)
         return await self.registry.launch(
             source,
             _object(arguments, "arguments"),
             owner=owner,
+            manifest=manifest,
             is_detached=is_detached,
         )
 
-    async def _find(self, program: object, owner: Owner) -> SourceProgram:
+    async def _find(
+        self, program: object, owner: Owner
+    ) -> tuple[SourceProgram, Manifest]:
         if isinstance(program, str):
-            return (await self.programs.find(program, owner=owner)).source
+            found = await self.programs.find(program, owner=owner)
+            return found.source, found.manifest
         given = _object(program, "program, if it is no name,", ("source", "files"))
         if len(given) != 1:
             raise BadArgumentError("program must be a name, or have source or files")
@@ -74,13 +79,15 @@ class ServerState:
         for path, text in texts.items():
             if not isinstance(text, str):
                 raise BadArgumentError(f"{path} must be the text of a module")
-        return make_program(
+        source = make_program(
             INLINE_NAME,
             [
                 (path, text.encode("utf-8", "surrogatepass"))
                 for path, text in texts.items()
             ],
         )
+        block = parse_block(source.modules[source.entry], source.entry)
+        return source, block or Manifest()
 
 
 def _object(

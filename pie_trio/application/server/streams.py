@@ -58,8 +58,7 @@ async def answer_events(
 async def _stream(
     reader: EventReader, heartbeat_seconds: float
 ) -> AsyncGenerator[bytes]:
-    reader.__enter__()
-    if True:
+    with reader:
         while True:
             batch: Batch | None = None
             # Opened and closed between two yields: none may happen inside.

@@ -109,17 +109,7 @@ def make_wasi(
                 )
             },
         ),
-        _interface(
-            "random/random",
-            {
-                "get-random-bytes": HostFunction(
-                    lambda _, count: _random_bytes(random_bytes, count), (U64,), BYTES
-                ),
-                "get-random-u64": HostFunction(
-                    lambda _: int.from_bytes(random_bytes(8), "little"), (), U64
-                ),
-            },
-        ),
+        _interface("random/random", _random_functions(random_bytes)),
         _interface(
             "filesystem/types",
             {},
@@ -209,13 +199,24 @@ def _wall_clock(_host: WasiHost) -> tuple[int, int]:
 # ---- randomness ----------------------------------------------------------------------------
 
 
-def _random_bytes(random_bytes: Callable[[int], bytes], count: int) -> Any:
-    if count > MAX_RANDOM_BYTES:
-        raise GuestTrappedError(
-            f"the program asked for {count} random bytes at once: "
-            f"ask for at most {MAX_RANDOM_BYTES}"
-        )
-    return np.frombuffer(random_bytes(count), np.uint8)
+def _random_functions(
+    random_bytes: Callable[[int], bytes],
+) -> dict[str, HostFunction]:
+    def get_bytes(_host: object, count: int) -> Any:
+        if count > MAX_RANDOM_BYTES:
+            raise GuestTrappedError(
+                f"the program asked for {count} random bytes at once: "
+                f"ask for at most {MAX_RANDOM_BYTES}"
+            )
+        return np.frombuffer(random_bytes(count), np.uint8)
+
+    def get_u64(_host: object) -> int:
+        return int.from_bytes(random_bytes(8), "little")
+
+    return {
+        "get-random-bytes": HostFunction(get_bytes, (U64,), BYTES),
+        "get-random-u64": HostFunction(get_u64, (), U64),
+    }
 
 
 # ---- standard streams, environment, exit ---------------------------------------------------

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pie_trio.config import InstanceLimits
-from pie_trio.config import ControlConfig
+from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.errors import (
     BadArgumentError,
     InferletError,

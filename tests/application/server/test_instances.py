@@ -452,7 +452,9 @@ async def test_all_events_of_one_step_leave_in_one_chunk(
         assert json.dumps({"text": "19"}).encode() in data
 
 
-async def test_a_stream_that_has_nothing_to_say_says_so(open_server: OpenServer) -> None:
+async def test_a_stream_that_has_nothing_to_say_says_so(
+    open_server: OpenServer,
+) -> None:
     async with open_server(limits=ServerLimits(heartbeat_seconds=0.01)) as served:
         await served.api.deploy("waits", WAITS)
         async with served.api.launch("waits") as stream:
