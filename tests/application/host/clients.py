@@ -183,6 +183,7 @@ class Rig:
             model.exports.clear()
             model.pool.check()
             model.embeds.check()
+            assert model.embeds.num_free == model.embeds.num_embeds
             assert model.pool.num_free == model.pool.num_pages, "a page was lost"
             assert model.batcher.num_unfinished == 0
             assert model.batcher.arrivals.num_expected == 0
