@@ -417,7 +417,8 @@ def _models(options: argparse.Namespace) -> list[ModelConfig]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two models are called {name}: say --model NAME=DIR")
-    adapters = parse_adapters(options.adapters, chosen)
+    # Where no program says which one it wants, there is nothing to choose from.
+    adapters = parse_adapters(getattr(options, "adapters", ()), chosen)
     return [
         replace(
             model,
