@@ -113,8 +113,10 @@ def _longest_wait(commands: list[Command]) -> int:
     return min(command.waiting_since for command in commands)
 
 
-def _rank(command: Command) -> tuple[bool, int, int]:
-    return command.num_passed < MAX_PASSED, -command.priority, command.sequence
+def _rank(command: Command) -> tuple[int, int, int]:
+    # Of those that were skipped too often, however many they are, the one that was most often.
+    num_passed = command.num_passed if command.num_passed >= MAX_PASSED else 0
+    return -num_passed, -command.priority, command.sequence
 
 
 def _deny_pages(

@@ -183,6 +183,8 @@ class Ladder:
             return Wait(self.grace_seconds - shortage.pressure_seconds)
         if shortage.can_never_fit:
             return SwapOwn(shortage.num_needed - shortage.num_attainable)
+        if not shortage.fits_with_swap:
+            return Wait(RETRY_SECONDS)  # nobody is to make room for what will not run
         age = shortage.requester.age
         newer = [h for h in others if h.tenant.age > age]
         idle = [h for h in others if h.tenant.age < age and self._is_idle(h)]

@@ -198,6 +198,7 @@ class Batcher:
                 if choice.commands:
                     await self._run_choice(choice)
                 elif self._ready:  # all of inferlets that were told to end
+                    self._make_calls()
                     await self._wait_for_change(RETRY_SECONDS)
         finally:
             # Instances that are cancelled together with the batcher wait for their commands

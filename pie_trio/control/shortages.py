@@ -12,7 +12,6 @@ import trio
 
 from pie_trio.control.contention import (
     Evict,
-    Fail,
     Holding,
     Reclaim,
     Shortage,
@@ -82,6 +81,10 @@ class Shortages:
             await self._resume(tenant)
             return None
         shortage = self._shortage(choice, starved)
+        if tenant.is_suspended and shortage.num_needed > shortage.num_attainable:
+            # Not all that it has fits. What the command uses may: that comes by itself.
+            tenant.is_suspended = False
+            return None
         relief = self.policy.relieve(shortage)
         if isinstance(relief, Reclaim):
             num_free = self._pool.num_free
@@ -91,9 +94,6 @@ class Shortages:
             # Those pages are used by others as well, or are in host memory.
             relief = self.policy.relieve(replace(shortage, num_reclaimable=0))
         match relief:
-            case Fail() if tenant.is_suspended:
-                # Not all that it has fits. What the command uses may: that comes by itself.
-                tenant.is_suspended = False
             case SignalPressure():
                 self._signal()
             case Suspend(tenant=victim):

@@ -454,13 +454,17 @@ class DecodeStream(Command):
     ) -> DecodeStream:
         pool, table = owner.model.pool, owner.table
         table.check_unused(handles)  # time may have passed
-        processor = self._output.processor
-        if processor != NO_PROCESSOR:
-            processor = owner.model.processors.fork(processor)
         request = self.forward
         assert request is not None, "a stream is a forward"
         shared, num_copied = divmod(self.num_written, self._page_size)
         pages = request.page_ids[: shared + (num_copied > 0)].tolist()
+        if not all(pool.num_owners(page) for page in pages[:shared]):
+            raise BadArgumentError(
+                "the stream cannot be forked: pages that it has filled were given back"
+            )
+        processor = self._output.processor
+        if processor != NO_PROCESSOR:
+            processor = owner.model.processors.fork(processor)
         fresh = [pool.allocate() for _ in handles[shared:]]
         for page in pages[:shared]:
             pool.share(page)

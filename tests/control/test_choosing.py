@@ -245,3 +245,20 @@ def test_a_forward_that_cannot_be_cut_has_its_turn_beside_streams() -> None:
     ]
     assert all(batch == streams for batch in batches[:-1])
     assert batches[-1] == [whole], "alone, for it is longer than a batch"
+
+
+def test_of_many_that_are_skipped_each_has_its_turn() -> None:
+    """Also where those that were skipped too often are more than a batch has room for."""
+    commands = Commands()
+    limits = Limits(max_batch=2, max_tokens=8, chunk_tokens=8)
+    low = commands.add(priority=Priority.LOW)
+    others = [commands.add(priority=Priority.HIGH) for _ in range(40)]
+    for _ in range(100):
+        chosen = commands.choose([low, *others], limits).commands
+        if low in chosen:
+            break
+        # What ran is submitted again, as the next token of somebody.
+        others = [o for o in others if o not in chosen]
+        others += [commands.add(priority=Priority.HIGH) for _ in chosen]
+    else:
+        pytest.fail("it never ran")

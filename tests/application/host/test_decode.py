@@ -511,6 +511,21 @@ async def test_what_there_is_to_read_has_one_ticket_until_it_is_taken() -> None:
         assert chunk[0]
 
 
+async def test_a_stream_whose_pages_were_given_back_is_not_forked() -> None:
+    async with open_rig(gated=True) as rig, rig.open_client() as client:
+        alloc(client)
+        start(client, max_unread=12)
+        rig.gate.open()
+        await wait_paused(client)
+        client.session.dealloc_kvpage(0, [1])
+        ticket = client.session.fork_stream(
+            1, 2, list(range(20, 20 + NUM_PAGES)), GREEDY
+        )
+        with pytest.raises(BadArgumentError, match="given back"):
+            await client.resolve(client.session.finish(ticket))
+        assert len(client.session.pages["fake"]) == NUM_PAGES - 1
+
+
 async def test_streams_count_among_the_commands_of_an_inferlet() -> None:
     limits = InstanceLimits(max_in_flight=1)
     async with open_rig(limits=limits, gated=True) as rig, rig.open_client() as client:
