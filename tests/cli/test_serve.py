@@ -278,7 +278,7 @@ def test_one_data_directory_and_one_port_are_for_one_server(
     ],
 )
 def test_bad_options_are_messages(
-    pie: Pie, tmp_path: Path, flags: list[str], words: str
+    torch_is_there: None, pie: Pie, tmp_path: Path, flags: list[str], words: str
 ) -> None:
     base = ["--port", "0", "--data-dir", str(tmp_path)]
     done = pie("serve", *base, *flags)
