@@ -283,6 +283,7 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(adapters=[])  # for commands whose programs could not choose one
     parser.add_argument(
         "--model",
         action="append",
@@ -417,8 +418,7 @@ def _models(options: argparse.Namespace) -> list[ModelConfig]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two models are called {name}: say --model NAME=DIR")
-    # Where no program says which one it wants, there is nothing to choose from.
-    adapters = parse_adapters(getattr(options, "adapters", ()), chosen)
+    adapters = parse_adapters(options.adapters, chosen)
     return [
         replace(
             model,

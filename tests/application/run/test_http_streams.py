@@ -237,11 +237,11 @@ async def test_a_reader_may_take_longer_than_a_server(open_fake: OpenLauncher) -
     parts = [b"x" * (64 << 10)] * 64
     body = (
         "async with http_stream('GET', url) as answer:\n"
-        "    await sleep(0.8)\n"
+        "    await sleep(3)\n"
         "    return len(await answer.read())"
     )
     async with (
-        open_fake(services=services(timeout_seconds=0.3)) as launcher,
+        open_fake(services=services(timeout_seconds=2)) as launcher,
         listen(sending(*parts)) as port,
     ):
         assert await run(launcher, body, port) == sum(map(len, parts))
