@@ -116,6 +116,20 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def dashboard(session: nox.Session) -> None:
+    """Run the tests of the dashboard in Chromium, which PIE_BROWSER names; PIE_AXE is axe-core's file."""
+    install(session, "test", "browser")
+    session.run("pytest", "tests/dashboard", "-m", "slow or not slow", *session.posargs)
+
+
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """Write the pictures of the dashboard into docs/images/dashboard."""
+    install(session, "test", "browser")
+    session.run("python", "-m", "tests.dashboard.make_screenshots", *session.posargs)
+
+
+@nox.session(default=False)
 def gpu(session: nox.Session) -> None:
     """Run the tests that need a CUDA device."""
     install(session, "test", backend="flashinfer")
@@ -150,9 +164,15 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Run every command in the READMEs of the examples, on the model of PIE_MODEL, and their tests."""
     install(session, "test")
-    for readme in sorted(ROOT.glob("examples/*/README.md")):
-        for line in re.findall(r"^(?:\$ )?pie run (.+)$", readme.read_text(), re.M):
-            session.run("pie", "run", *shlex.split(line))
+    tools = subprocess.Popen([sys.executable, "examples/tool_server.py"], cwd=ROOT)
+    try:
+        for readme in sorted(ROOT.glob("examples/*/README.md")):
+            text = readme.read_text()
+            for line in re.findall(r"^(?:\$ )?pie run (.+)$", text, re.M):
+                session.run("pie", "run", *shlex.split(line))
+    finally:
+        tools.terminate()
+        tools.wait()
     session.run("pytest", "tests/examples", "-m", "slow or not slow")
 
 

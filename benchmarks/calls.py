@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import time
-from inferlet_py import Context, checkpoint, inferlet, sleep
+from inferlet_py import Context, Greedy, inferlet
 from inferlet_py._host import get_host
 
 @inferlet
 async def main(calls: int) -> list[float]:
-    host = get_host()
+    host, greedy = get_host(), Greedy()
     context = Context()
     await context.forward([1, 2], top=1)
     samples = []
@@ -51,6 +51,7 @@ async def main(calls: int) -> list[float]:
         start = time.perf_counter()
         for _ in range(calls // 20):
             CALL
+        context.truncate(2)
         samples.append((time.perf_counter() - start) / (calls // 20) * 1e6)
     return samples
 """
@@ -67,7 +68,10 @@ SPINNER = make_program(
     "    log('spins')\n"
     "    while True: pass\n"
 )
-FORWARD = "await context.forward([1], top=1); context.truncate(2)"
+FORWARD = "await context.forward([1], top=1)"
+"""As a loop that decodes: each token after the last one's."""
+SAMPLE = "context.append([await context.sample(greedy)])"
+DECODING = {"a distribution": FORWARD, "a sample": SAMPLE}
 
 
 def link_suspending(runtime: WasmRuntime, path: Path) -> LinkedComponent:
@@ -114,20 +118,26 @@ async def measure(
 
 
 async def measure_host(
-    launcher: Launcher, clock: HostClock, *, calls: int, count: int
+    launcher: Launcher,
+    clock: HostClock,
+    what: str,
+    call: str,
+    *,
+    calls: int,
+    count: int,
 ) -> None:
     """Print the host's own time of a forward, with the launches taken off."""
     seconds: list[tuple[float, float]] = []
     for each in (calls, 4 * calls):
         clock.start()
-        await measure(launcher, FORWARD, calls=each, count=count)
+        await measure(launcher, call, calls=each, count=count)
         seconds.append((clock.host_seconds(), clock.guest_seconds()))
     num_calls = 3 * calls * count
     host, guest = (
         (late - early) / num_calls * 1e6
         for early, late in zip(seconds[0], seconds[1], strict=True)
     )
-    name = f"CPU of the host, {count} inferlets"
+    name = f"CPU of the host, {what}, {count} inferlets"
     print(f"  {name:42s} us {host:.1f} for each, the guest's {guest:.1f}")
 
 
@@ -158,17 +168,21 @@ async def main() -> None:
             print(f"  {name:42s} us {spread(samples)}")
         for count in options.inferlets:
             calls = max(options.calls // count, 40)
-            samples = await measure(launcher, FORWARD, calls=calls, count=count)
-            each = statistics.median(samples) / count
-            name = f"a forward of one token, {count} inferlets"
-            print(f"  {name:42s} us {spread(samples)}, {each:.1f} for each")
+            for what, call in DECODING.items():
+                samples = await measure(launcher, call, calls=calls, count=count)
+                each = statistics.median(samples) / count
+                name = f"{what} of one token, {count} inferlets"
+                print(f"  {name:42s} us {spread(samples)}, {each:.1f} for each")
     with open_host_clock() as clock:
         async with open_bare_launcher() as launcher:
             for model in launcher.models.values():
                 clock.watch_engine(model.batcher.engine)
             for count in options.inferlets:
                 calls = max(options.calls // count, 40)
-                await measure_host(launcher, clock, calls=calls, count=count)
+                for what, call in DECODING.items():
+                    await measure_host(
+                        launcher, clock, what, call, calls=calls, count=count
+                    )
     async with open_bare_launcher() as launcher:
         samples = await measure_beside_spinner(launcher, calls=options.calls // 4)
         name = "a forward of one token, beside an endless loop"

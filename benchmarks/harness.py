@@ -28,6 +28,7 @@ from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, WasmConfig
+from pie_trio.control.device_thread import OpenDevice, open_device_thread
 from pie_trio.engine_api import Batch, BatchResult, Engine, OutputResult, OutputSpec
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
 
@@ -127,6 +128,7 @@ async def open_bare_launcher(
     engine: Engine | None = None,
     tokenizer: Tokenizer | None = None,
     control: ControlConfig | None = None,
+    open_device: OpenDevice = open_device_thread,
 ) -> AsyncGenerator[Launcher]:
     """Launch programs over an engine that costs nothing.
 
@@ -137,10 +139,13 @@ async def open_bare_launcher(
         engine: Instead of the one that costs nothing.
         tokenizer: That belongs to it.
         control: Policies and limits of batches.
+        open_device: Opens what steps the engine.
     """
     wasm = wasm or WasmConfig()
     limits = InstanceLimits()
-    loaded = LoadedEngine(engine or NullEngine(), tokenizer or FakeTokenizer())
+    loaded = LoadedEngine(
+        engine or NullEngine(), tokenizer or FakeTokenizer(), open_device
+    )
     path = prepare_language(wasm)
     with WasmRuntime(wasm, CompileCache(wasm.cache_directory)) as runtime:
         language = link(runtime, path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PAGE = ROOT / "docs" / "techniques.md"
 BOTH = ("pie-tiny", "draft")
+ALL = {"cache": True, "overlap": True, "drop": True}
+SAY = ["My name is Ivan.", "What is the capital of Italy?", "What is my name?"]
 LONG = "Once upon a time, there was a curious child named Ivan. " * 8
 
 INTRODUCTION = """# Techniques as programs
@@ -53,6 +55,7 @@ class Technique:
         program: Of these runs; the example itself unless it says otherwise.
         models: That are served.
         is_second: The run is measured after another one of the same on the same server.
+        has_tools: It uses those of ``examples/tool_server.py``.
     """
 
     folder: str
@@ -64,6 +67,7 @@ class Technique:
     program: str = ""
     models: Sequence[str] = ("pie-tiny",)
     is_second: bool = False
+    has_tools: bool = False
 
 
 TECHNIQUES = [
@@ -93,6 +97,16 @@ TECHNIQUES = [
     Technique("token_healing", None, "prompts may end within words"),
     Technique("memory_aware", None, "gives branches up when memory is short", {}, "24 pages", [{}], models=("pie-tiny", "small")),
     Technique("mcts", None, "searches by drafts to the end"),
+    Technique("agent_react", 60, "tools between thoughts", {}, "all read again", [{"restart": True}], has_tools=True),
+    Technique("agent_codeact", 62, "runs code that the model writes"),
+    Technique("agent_swarm", 95, "agents with a tool each, in topics", has_tools=True),
+    Technique("function_calling_agent", None, "documentation kept and dropped, calls overlap", ALL, "none of that", [{}], has_tools=True),
+    Technique("async_tools", None, "answers while tools work", has_tools=True),
+    Technique("reflexion", None, "learns from failures"),
+    Technique("chat", None, "roles, streaming, a bounded history", {"say": SAY}),
+    Technique("session", None, "gives its pages away between turns", {"say": SAY}),
+    Technique("rag", None, "finds passages, computes each once", {}, "first use", [{}], is_second=True),
+    Technique("custom_sampler", None, "min-p, DRY and Mirostat in the program", {}, "on the host", [{"on_host": True}]),
 ]  # fmt: skip
 
 
@@ -114,16 +128,18 @@ def count_lines(path: Path) -> int:
     )
 
 
-def measure(examples: Examples, technique: Technique) -> list[str]:
+def measure(examples: Examples, technique: Technique, tools_url: str) -> list[str]:
     """Return steps, tokens and pages, each with the technique and without."""
     name, program = technique.folder, technique.program or technique.folder
+    hosts = [tools_url.removeprefix("http://")]
+    common = {"tools": tools_url} if technique.has_tools else {}
+    given = {**technique.arguments, **common}
     if technique.is_second:
-        runs = examples.run_each(name, [technique.arguments] * 2)
+        runs = examples.run_each(name, [given] * 2, allow_http=hosts)
         uses = [[runs[1].use], [runs[0].use]]
     else:
-        uses = [
-            [examples.run(name, models=technique.models, **technique.arguments).use]
-        ]
+        first = examples.run(name, models=technique.models, allow_http=hosts, **given)
+        uses = [[first.use]]
         if technique.others:
             models = (
                 technique.models[::-1]
@@ -131,7 +147,8 @@ def measure(examples: Examples, technique: Technique) -> list[str]:
                 else technique.models
             )
             others = [
-                examples.run(program, models=models, **o) for o in technique.others
+                examples.run(program, models=models, allow_http=hosts, **common, **o)
+                for o in technique.others
             ]
             uses.append([run.use for run in others])
     return [
@@ -151,9 +168,10 @@ def _sum(uses: Sequence[Use]) -> tuple[int, int, int]:
 def main() -> None:
     """Measure everything and write the page."""
     from tests.examples.conftest import open_examples
+    from tests.examples.running import open_tools
 
     rows: list[str] = []
-    with open_examples() as examples:
+    with open_examples() as examples, open_tools() as tools:
         for technique in TECHNIQUES:
             lines = count_lines(ROOT / "examples" / technique.folder / "app.py")
             title = technique.folder.replace("_", " ")
@@ -163,7 +181,7 @@ def main() -> None:
                 str(lines),
                 paper,
                 technique.does,
-                *measure(examples, technique),
+                *measure(examples, technique, tools.url),
                 technique.without,
             ]
             rows.append(f"| {' | '.join(cells)} |\n")

@@ -24,6 +24,7 @@ from inferlet_py._errors import (
     BusyError,
     CommandCancelledError,
     EngineFailedError,
+    EngineLostError,
     FailedError,
     ForbiddenError,
     HostError,
@@ -35,6 +36,7 @@ from inferlet_py._errors import (
     UnknownHandleError,
     UnsupportedError,
 )
+from inferlet_py._gather import gather
 from inferlet_py._generation import Chunk, Generation
 from inferlet_py._host import BroadcastMessage, ModelInfo
 from inferlet_py._http import HttpResponse, http_get, http_post, http_request
@@ -113,6 +115,7 @@ from inferlet_py._timeouts import (
     sleep_until,
 )
 from inferlet_py._tool_calls import ToolCallParser
+from inferlet_py._tool_grammar import tool_call_grammar
 from inferlet_py._tools import Tool, ToolCall, ToolResult, run_tools, tool
 from inferlet_py._topics import Subscription, broadcast, subscribe
 
@@ -138,6 +141,7 @@ __all__ = [
     "Embed",
     "EndOfChannel",
     "EngineFailedError",
+    "EngineLostError",
     "Event",
     "EventReader",
     "FailedError",
@@ -211,6 +215,7 @@ __all__ = [
     "debug_query",
     "fail_after",
     "fail_at",
+    "gather",
     "generate_json",
     "get_instance_id",
     "get_model",
@@ -245,6 +250,7 @@ __all__ = [
     "subscribe",
     "suspend_pages",
     "tool",
+    "tool_call_grammar",
     "until",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from inferlet_py._closing import AsyncCloses, Closes
 from inferlet_py._context import Context
 from inferlet_py._reply import Reply
 from inferlet_py._text import REPLACEMENT
@@ -11,7 +12,6 @@ from inferlet_py._tool_calls import ToolFormat, guess_tool_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import TracebackType
 
     from inferlet_py._models import Model
     from inferlet_py._sampling import Sampler
@@ -22,7 +22,7 @@ __all__ = ["Chat", "Message"]
 Message = dict[str, Any]
 
 
-class Chat:
+class Chat(AsyncCloses, Closes):
     """Messages of roles, and replies of the model to them. Use as an (async) context manager.
 
     Between replies the keys and values stay: the model runs on what is new alone, as long as its
@@ -73,28 +73,6 @@ class Chat:
         self._known: tuple[str, int] | None = None
         if system is not None:
             self.system(system)
-
-    def __enter__(self) -> Chat:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Chat:
-        return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def model(self) -> Model:

@@ -60,10 +60,11 @@ def spawn(program: str = "", /, **arguments: object) -> Child:
 class Child:
     """An inferlet that this one launches; :func:`spawn` makes it.
 
-    It runs for the same owner and with the same grants, within limits of its own. Its block
-    launches it, and is left once the child has ended, as the block of a nursery: if the block
-    raises or is cancelled, the child is cancelled; if the child raises, the block is cancelled
-    and raises :class:`ChildFailedError`. Where both raise, both are in an ``ExceptionGroup``.
+    It runs for the same owner with the same grants, and is charged together with this one: all
+    below one inferlet may use no more than one alone. Its block launches it, and is left once the
+    child has ended, as the block of a nursery: if the block raises or is cancelled, the child is
+    cancelled; if the child raises, the block is cancelled and raises :class:`ChildFailedError`.
+    Where both raise, both are in an ``ExceptionGroup``.
 
     Entering the block raises:
         NotFoundError: The server has no such program.

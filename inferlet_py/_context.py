@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from inferlet_py._checks import check_int, check_tokens
+from inferlet_py._closing import AsyncCloses, Closes
 from inferlet_py._distribution import Distribution
 from inferlet_py._errors import CommandCancelledError
 from inferlet_py._flushes import Flush
+from inferlet_py._following import LastForward, SamplerMemory, follow, take_result
 from inferlet_py._generation import Generation, GenerationSource
 from inferlet_py._host import OutputValues, SamplerValues, get_host
 from inferlet_py._models import Model, get_model
@@ -25,7 +27,6 @@ from inferlet_py._tasks import wait_to_take
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from types import TracebackType
 
     from inferlet_py._generation import StreamOptions
     from inferlet_py._host import ChunkValues, OutputResult
@@ -38,7 +39,7 @@ NUM_LAST_TOKENS = 8
 """Enough to know how a text goes on."""
 
 
-class Context:
+class Context(AsyncCloses, Closes):
     """Tokens, and the KV pages that remember them. Use as an (async) context manager.
 
     Tokens that were appended are *pending* until a forward takes them; one forward takes all.
@@ -53,42 +54,26 @@ class Context:
         token_ids: Everything in the context, pending tokens included.
         processor: Of the generation that is going on, and stands at the end of the context. A
             fork has one of its own, to be handed to its ``generate``; the fork closes it.
+        num_reused: Tokens that were not computed, since ``fill(reuse=True)`` found their pages.
     """
 
     def __init__(self, model: str = "", *, adapter: str = "") -> None:
         self.token_ids: list[int] = []
+        self.num_reused = 0
         self._model, self._adapter = get_model(model), adapter
         self._pages: list[int] = []
         self._num_written = 0
+        # Pages, from the first on, that others can find; None before anything is shared.
+        self._num_offered: int | None = None
         self._flushes: list[Flush] = []  # in the order of their slots
+        self._last: LastForward | None = None
+        self._sampler_memory = SamplerMemory()
         self._hidden: frozenset[int] = frozenset()
         self._stream: HostStream | None = None
         self._ahead: list[int] = []  # pages after the others, for the stream
         self.processor: Processor | None = None
         self._forked_processor: Processor | None = None
         self._is_closed = False
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Context:
-        return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -148,7 +133,8 @@ class Context:
             prompt: What to append.
             reuse: Share full pages with other contexts, also of other programs of the same
                 owner, that were filled in this way, begin with the same tokens and have the
-                same adapter. What no other has computed yet is computed at once.
+                same adapter. Full pages that no other has computed yet are computed at once,
+                and what was generated since the last such call is shared as well.
         """
         self._check_open()
         if isinstance(prompt, str):
@@ -194,7 +180,10 @@ class Context:
         Raises:
             ValueError: The context is empty.
         """
-        return (await self._run(sampler.values(processor), 0)).tokens[0]
+        written, last = self._num_written, self._last
+        is_next = last is not None and last.end == written < len(self.token_ids)
+        values = self._sampler_memory.values(sampler, processor, is_next=is_next)
+        return (await self._run(values, 0)).tokens[0]
 
     def generate(
         self,
@@ -204,6 +193,7 @@ class Context:
         stop: str | Sequence[str] = (),
         stop_tokens: Sequence[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
         stepwise: bool = False,
         json_schema: Mapping[str, Any] | bool | str | type | None = None,
         regex: str | None = None,
@@ -222,6 +212,8 @@ class Context:
             stop: Strings that end the text; they are not part of it.
             stop_tokens: Tokens that end it; the model's own end tokens without.
             logprobs: Return the log-probabilities of the tokens too.
+            top_logprobs: Return so many of the most likely tokens in each place too; each token
+                is then sampled by a call of its own.
             stepwise: Sample each token by a call of its own. The tokens are the same, one a
                 chunk.
             json_schema: The text is JSON that fits this schema, or a type, as a dataclass.
@@ -236,6 +228,7 @@ class Context:
                 last four is given.
         """
         check_int("max_tokens", max_tokens)
+        check_int("top_logprobs", top_logprobs, MAX_U32)
         self._check_open()
         return Generation(
             GenerationSource(
@@ -257,6 +250,7 @@ class Context:
             if stop_tokens is None
             else stop_tokens,
             logprobs=logprobs,
+            top_logprobs=top_logprobs,
             stepwise=stepwise,
             constraint=choose_constraint(processor, grammar, regex, json_schema),
         )
@@ -274,6 +268,7 @@ class Context:
         child.token_ids = list(self.token_ids)
         child._hidden = self._hidden
         child._num_written = self._num_written
+        child.num_reused, child._num_offered = self.num_reused, self._num_offered
         used = self._pages[: self._pages_for(self._num_written)]
         numbers = self._model.new_page_numbers(len(used))
         get_host().fork_kvpage(self._model.queue, used, numbers)
@@ -389,10 +384,14 @@ class Context:
                 f"a context of {len(self.token_ids)} tokens cannot be cut to {length}"
             )
         self._end_stream()
+        self._last = None
         del self.token_ids[length:]
         # The last token is run again, since a next one is asked for.
         self._num_written = min(self._num_written, max(length - 1, 0))
         keep = self._pages_for(self._num_written)
+        if self._num_offered is not None:
+            size = self._model.info.kv_page_size
+            self._num_offered = min(self._num_offered, length // size)
         if dropped := self._pages[keep:]:
             get_host().dealloc_kvpage(self._model.queue, dropped)
             del self._pages[keep:]
@@ -410,13 +409,13 @@ class Context:
         while True:
             self._prepare_run()
             start, end = self._num_written, len(self.token_ids)
-            output = OutputValues([end - start - 1], sampler, top, extras)
-            ticket = self._submit(end, [output])
+            ticket = self._submit_run(end, sampler, top, extras)
             try:
                 await wait_to_take(ticket)
                 result, refusal = None, None
                 try:
-                    (result,) = get_host().take_forward(ticket)
+                    is_sampled_alone = sampler is not None and not (top or extras)
+                    result = take_result(ticket, is_sampled_alone=is_sampled_alone)
                 except CommandCancelledError as error:
                     refusal = error  # for a flush that failed: its own error says more
                 if self._flushes and not await self._settle_flushes():
@@ -450,6 +449,7 @@ class Context:
 
     def _open_stream(self, options: StreamOptions) -> HostStream:
         self._prepare_run()
+        self._last = None
         start, end = self._num_written, len(self.token_ids)
         self._allocate(end)
         num_slots = end + options.max_tokens - 1
@@ -558,10 +558,17 @@ class Context:
             found = import_prefix(self._model, names[first:])
             self._pages += found
             first += len(found)
+            self.num_reused += len(found) * size
             self._num_written = max(self._num_written, first * size)
+        if self._num_offered is not None:  # what was generated since is new to others
+            first = min(first, self._num_offered)
+        if first >= len(names):
+            self._num_offered = len(names)
+            return  # there is no full page that others could want: the rest is pending
         self._flush_to(len(self.token_ids) - 1)
         if await self._settle_flushes():  # nobody is offered what may yet be withdrawn
             export_prefix(self._model, names[first:], self._pages[first : len(names)])
+            self._num_offered = len(names)
 
     def _mask_page(self, index: int) -> None:
         """Tell the host which tokens of a page are hidden."""
@@ -603,6 +610,21 @@ class Context:
         flushes, self._flushes = self._flushes, []
         for flush in flushes:
             flush.release()
+
+    def _submit_run(
+        self, end: int, sampler: SamplerValues | None, top: int, extras: tuple[str, ...]
+    ) -> int:
+        """Enqueue a forward up to slot ``end`` that returns something for its last token."""
+        start, output = self._num_written, (sampler, top, extras)
+        self._allocate(end)
+        ticket = follow(
+            self._last, start, self.token_ids[start:end], self._pages, output
+        )
+        if ticket is None:
+            ticket = self._submit(end, [OutputValues([end - start - 1], *output)])
+        self._num_written = end
+        self._last = LastForward(ticket, end, len(self._pages), *output)
+        return ticket
 
     def _submit(self, end: int, outputs: list[OutputValues]) -> int:
         start = self._num_written

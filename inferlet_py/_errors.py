@@ -9,6 +9,7 @@ __all__ = [
     "BusyError",
     "CommandCancelledError",
     "EngineFailedError",
+    "EngineLostError",
     "FailedError",
     "ForbiddenError",
     "HostError",
@@ -120,6 +121,15 @@ class EngineFailedError(HostError):
     code = "engine-failed"
 
 
+class EngineLostError(EngineFailedError):
+    """The engine has ended, and all that it held is gone: pages, embeds, processors.
+
+    What is done from now on waits until it has started again: fill a new context.
+    """
+
+    code = "engine-lost"
+
+
 _BY_CODE: dict[str, type[HostError]] = {
     kind.code: kind
     for kind in (
@@ -136,6 +146,7 @@ _BY_CODE: dict[str, type[HostError]] = {
         CommandCancelledError,
         TimedOutError,
         EngineFailedError,
+        EngineLostError,
     )
 }
 

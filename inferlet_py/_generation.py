@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from inferlet_py._errors import BadArgumentError, BusyError
@@ -44,11 +45,14 @@ class Chunk:
         text: What became certain by them; empty while a character or a stop string is open.
         token_ids: The tokens.
         logprobs: Of each token at temperature 1; None unless they were asked for.
+        top_logprobs: For each token the most likely ones in its place, the most likely first,
+            with their log-probabilities; None unless they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Generation:
         stop: Sequence[str],
         stop_tokens: Sequence[int],
         logprobs: bool = False,
+        top_logprobs: int = 0,
         stepwise: bool = False,
         constraint: Processor | Grammar | None = None,
     ) -> None:
@@ -125,10 +130,11 @@ class Generation:
         self._processor: Processor | None = None
         self._stop = [string for string in stop if string]
         self._stop_tokens = frozenset(stop_tokens)
-        self._logprobs, self._stepwise = logprobs, stepwise
+        self._num_top = top_logprobs
+        self._logprobs, self._stepwise = logprobs, stepwise or top_logprobs > 0
         self._text: tuple[TextDecoder, StopStrings] | None = None
         if (
-            stepwise
+            self._stepwise
             or max_tokens > MAX_STREAM_TOKENS
             or len(self._stop) > MAX_STOP_TEXTS
             or sum(map(len, self._stop)) > MAX_STOP_CHARACTERS
@@ -174,14 +180,19 @@ class Generation:
 
     async def _step(self) -> Chunk:
         extras = ("logprobs",) if self._logprobs else ()
-        result = await self._source.step(self._sampler, 0, extras)
+        result = await self._source.step(self._sampler, self._num_top, extras)
         (token_id,) = result.tokens
         if token_id in self._stop_tokens:
             return self._end("stop", "", (), ())
         self._source.append([token_id])
         logprobs = () if result.extras is None else result.extras.logprobs
         finish = "grammar" if self._tell_processor([token_id]) else None
-        return self._add([token_id], logprobs, finish)
+        chunk = self._add([token_id], logprobs, finish)
+        if not self._num_top:
+            return chunk
+        # A probability may be too small to be told from 0.
+        top = zip(result.top_ids, map(_log, result.top_probs), strict=True)
+        return replace(chunk, top_logprobs=(tuple(top),))
 
     async def _read(self) -> Chunk:
         stream = self._stream
@@ -328,3 +339,7 @@ class Generation:
         self._text = decoder, strings
         for token_id in self.token_ids:
             strings.add(decoder.add(token_id))
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else -math.inf

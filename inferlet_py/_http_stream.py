@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from inferlet_py._checkpoints import checkpoint_if_cancelled
+from inferlet_py._closing import AsyncCloses
 from inferlet_py._host import get_host
 from inferlet_py._http import NOTHING, HttpResponse, make_request
 from inferlet_py._sse import EventReader
@@ -15,7 +16,6 @@ from inferlet_py._tasks import wait_ticket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
-    from types import TracebackType
 
     from inferlet_py._host import RequestValues
     from inferlet_py._sse import ServerSentEvent
@@ -25,7 +25,7 @@ __all__ = ["HttpStream", "http_stream"]
 _numbers = itertools.count(1)
 
 
-class HttpStream:
+class HttpStream(AsyncCloses):
     """An answer whose body comes in parts. Made by :func:`http_stream`; iterate over the parts.
 
     Attributes:
@@ -51,14 +51,6 @@ class HttpStream:
             raise
         self.head = HttpResponse(found.status, found.headers, b"", found.url)
         return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from inferlet_py._checks import check_int, check_real, check_tokens
+from inferlet_py._closing import AsyncCloses, Closes
 from inferlet_py._errors import BadArgumentError, HostError
 from inferlet_py._host import ProcessorSpec, get_host
 from inferlet_py._models import get_model
@@ -18,7 +19,6 @@ from inferlet_py._typed import name_of, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from types import TracebackType
 
     from inferlet_py._models import Model
 
@@ -74,7 +74,7 @@ class Grammar:
         return Grammar("gbnf", text)
 
 
-class Processor:
+class Processor(AsyncCloses, Closes):
     """Changes the logits of one sequence. Made by :meth:`create`; an (async) context manager.
 
     It stands in one place of the sequence, behind the tokens that it was told of. A generation
@@ -180,28 +180,6 @@ class Processor:
                 host.destroy_processor([number])
             raise
         return cls(found, number)
-
-    def __enter__(self) -> Processor:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Processor:
-        return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Processor {self.number}>"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from inferlet_py._checks import check_int, check_tokens
+from inferlet_py._closing import Closes
 from inferlet_py._distribution import Distribution
 from inferlet_py._errors import BadArgumentError
 from inferlet_py._host import ExportInfo, OutputValues, get_host
@@ -20,7 +21,6 @@ from inferlet_py._tasks import wait_to_take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
-    from types import TracebackType
 
     from inferlet_py._host import OutputResult
     from inferlet_py._processors import Processor
@@ -70,7 +70,7 @@ class Command(Generic[T]):
         return self._take(ticket)
 
 
-class KvPage:
+class KvPage(Closes):
     """The keys and values of ``kv_page_size`` tokens. Made by a :class:`Queue`.
 
     Attributes:
@@ -88,22 +88,11 @@ class KvPage:
             self._is_open = False
             get_host().dealloc_kvpage(self._queue.number, [self.number])
 
-    def __enter__(self) -> KvPage:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<KvPage {self.number}>"
 
 
-class Embed:
+class Embed(Closes):
     """A place for one token on its way into the model, or for a hidden state out of it.
 
     Attributes:
@@ -120,17 +109,6 @@ class Embed:
         if self._is_open:
             self._is_open = False
             get_host().dealloc_emb(self._queue.number, [self.number])
-
-    def __enter__(self) -> Embed:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Embed {self.number}>"
@@ -204,7 +182,7 @@ class Outputs:
     hidden: Sequence[Sequence[float]] = ()
 
 
-class Queue:
+class Queue(Closes):
     """A command queue on a model.
 
     Args:
@@ -259,17 +237,6 @@ class Queue:
     def close(self) -> None:
         """Withdraw what has not started, and close the queue."""
         get_host().destroy_queue(self.number)
-
-    def __enter__(self) -> Queue:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---- allocate --------------------------------------------------------------------
 

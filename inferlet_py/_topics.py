@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inferlet_py._channels import ClosedResourceError
+from inferlet_py._closing import AsyncCloses
 from inferlet_py._host import BroadcastMessage, get_host
 from inferlet_py._messages import check_message
 from inferlet_py._numbers import Numbers
@@ -12,7 +13,6 @@ from inferlet_py._tasks import wait_ticket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from types import TracebackType
 
 __all__ = ["Subscription", "broadcast", "subscribe"]
 
@@ -49,7 +49,7 @@ def subscribe(topic: str, *, hears_itself: bool = False) -> Subscription:
     return Subscription(topic, hears_itself=hears_itself)
 
 
-class Subscription:
+class Subscription(AsyncCloses):
     """What is broadcast to a topic; :func:`subscribe` makes it, its block opens it.
 
     Opening it raises:
@@ -70,14 +70,6 @@ class Subscription:
         get_host().subscribe(number, self.topic, self._hears_itself)
         self._number = number
         return self
-
-    async def __aexit__(
-        self,
-        _error_type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Hear no more; whoever waits for a message gets None."""

@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pie_trio.application.authoring.testing.pie import Pie
+    from pie_trio.application.authoring.testing.pie import Pie as Pie
     from pie_trio.application.authoring.testing.recording import (
         DivergedError as DivergedError,
     )

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 __all__ = [
+    "SERVER_LIMITS",
     "ControlConfig",
+    "EngineProcessConfig",
     "InstanceLimits",
     "ModelConfig",
+    "OfferedGrants",
     "SharedLimits",
     "WasmConfig",
     "default_cache_directory",
@@ -42,7 +45,9 @@ class ModelConfig:
         directory: A Hugging Face directory.
         name: How programs call it.
         num_pages: KV pages; None takes what fits ``kv_bytes``.
-        kv_bytes: Memory for the KV cache where ``num_pages`` is None.
+        kv_bytes: Memory for the KV cache where ``num_pages`` is None; None takes what there
+            is, within bounds: see :func:`~.application.engines.memory.size_models`.
+        num_embeds: Places for hidden states.
         page_size: Tokens a page.
         dtype: ``float32``, ``bfloat16``, or ``auto`` for the directory's own.
         num_threads: Of a step on the CPU; None chooses by the size of the model.
@@ -54,7 +59,8 @@ class ModelConfig:
     directory: Path
     name: str
     num_pages: int | None = None
-    kv_bytes: int = 256 << 20
+    kv_bytes: int | None = None
+    num_embeds: int = 4096
     page_size: int = 16
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     num_threads: int | None = None
@@ -64,18 +70,51 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineProcessConfig:
+    """How long an engine in a process of its own may take, and how often it starts again.
+
+    Attributes:
+        start_seconds: Until its model is loaded.
+        report_seconds: A step that takes longer is reported in the log.
+        step_seconds: A step that takes longer ends the process, as does a grammar.
+        call_seconds: The same for a short call beside steps, in which the server waits.
+        max_restarts: So many within ``window_seconds``; then it stays away.
+        window_seconds: What counts.
+        first_delay_seconds: Before a restart; twice as long before each further one that
+            counts.
+        max_delay_seconds: But no longer than this.
+    """
+
+    start_seconds: float = 600.0
+    report_seconds: float = 15.0
+    step_seconds: float = 300.0
+    call_seconds: float = 10.0
+    max_restarts: int = 5
+    window_seconds: float = 600.0
+    first_delay_seconds: float = 0.2
+    max_delay_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceLimits:
-    """What one instance may use. Each has its own error.
+    """What one instance may use. Each has its own error; see docs/reference/limits.md.
+
+    An instance and the children that it launches, and theirs, are charged together: all of them
+    have no more than one instance may have, but for the guests' own memory.
 
     Attributes:
         memory_bytes: The guest's linear memory.
         wall_seconds: From launch to end; None for no limit.
         max_in_flight: Commands enqueued and not yet taken.
         max_mask_bytes: Attention masks of commands in flight, a byte an entry.
+        max_command_bytes: What commands and decode streams keep beside their masks, and what
+            the results take that were not taken yet.
         max_queues: Open command queues.
         max_pages: KV pages of each model, shared ones counted each time.
         max_embeds: Embeds of each model.
-        max_processors: Processors (grammars, penalties) at once.
+        max_processors: Processors (grammars, penalties) at once, with the copies of decode
+            streams and those that are given back while they are made.
+        max_processor_bytes: What they were made of: grammars, lists of tokens.
         max_unread: Messages that the client has not taken yet, and those from it that the
             instance has not received yet. The same for each child and each subscription.
         max_unread_bytes: And their size; no message may be larger.
@@ -83,23 +122,61 @@ class InstanceLimits:
             and answers that were not taken yet.
         max_children: Children at once.
         max_depth: Of children of children.
+        max_descendants: Children at once, with theirs.
+        max_launches: Children in all, with theirs.
+        max_argument_bytes: Arguments of a child, as JSON.
+        max_tokens: Computed in all, prefilled and decoded; None for no limit.
+        max_http_requests: To other servers, in all; None for no limit.
+        max_http_bytes: Of these and of their answers, in all; None for no limit.
         log_bytes: What the log keeps; older lines go first.
+        log_bytes_per_second: What it takes in the long run; more is left out, and a line says
+            so. As much as ``log_bytes`` may come at once. None for no limit.
+        max_log_bytes: What it takes in all; None for no limit.
     """
 
     memory_bytes: int = 256 << 20
     wall_seconds: float | None = None
     max_in_flight: int = 1024
     max_mask_bytes: int = 1 << 27
+    max_command_bytes: int = 1 << 28
     max_queues: int = 1024
     max_pages: int = 65536
     max_embeds: int = 65536
     max_processors: int = 256
+    max_processor_bytes: int = 64 << 20
     max_unread: int = 4096
     max_unread_bytes: int = 16 << 20
     max_request_bytes: int = 64 << 20
     max_children: int = 64
     max_depth: int = 8
+    max_descendants: int = 256
+    max_launches: int = 1 << 16
+    max_argument_bytes: int = 1 << 20
+    max_tokens: int | None = None
+    max_http_requests: int | None = 1 << 17
+    max_http_bytes: int | None = 4 << 30
     log_bytes: int = 1 << 20
+    log_bytes_per_second: int | None = 1 << 18
+    max_log_bytes: int | None = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedGrants:
+    """What a server lets programs do that ask for it; hosts are named apart.
+
+    A program that names no grants in its manifest is given all that are offered.
+
+    Attributes:
+        logits: See raw logits and hidden states.
+        publish: Export pages for everybody on the server.
+        topics: Use topics of other owners; None where the server knows no owners.
+        spawn: Launch children.
+    """
+
+    logits: bool = True
+    publish: bool = True
+    topics: bool | None = None
+    spawn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +189,14 @@ class SharedLimits:
         queues: Open command queues.
         commands_in_flight: Commands that have not finished.
         mask_bytes: Their attention masks.
+        command_bytes: What else they and their results keep.
         processors: Processors (grammars, penalties) of all models.
+        processor_bytes: What they were made of: grammars, lists of tokens.
+        unread_bytes: Messages that wait for clients, inferlets and subscribers.
+        request_bytes: Requests to the store and to other servers, and untaken answers.
+        http_requests: Requests to other servers at once.
+        subscriptions: To topics.
+        instances: Instances that have not ended, children of others too.
     """
 
     pages: int = 1 << 20
@@ -120,7 +204,32 @@ class SharedLimits:
     queues: int = 1 << 16
     commands_in_flight: int = 1 << 16
     mask_bytes: int = 1 << 30
+    command_bytes: int = 1 << 31
     processors: int = 1 << 12
+    processor_bytes: int = 256 << 20
+    unread_bytes: int = 256 << 20
+    request_bytes: int = 512 << 20
+    http_requests: int = 256
+    subscriptions: int = 1 << 12
+    instances: int = 1 << 18
+
+
+SERVER_LIMITS = SharedLimits(
+    pages=1 << 22,
+    embeds=1 << 22,
+    queues=1 << 18,
+    commands_in_flight=1 << 18,
+    mask_bytes=1 << 32,
+    command_bytes=1 << 33,
+    processors=1 << 14,
+    processor_bytes=1 << 30,
+    unread_bytes=1 << 30,
+    request_bytes=2 << 30,
+    http_requests=1 << 10,
+    subscriptions=1 << 14,
+    instances=1 << 18,
+)
+"""By default, the server has room for several users at their limits."""
 
 
 @dataclass(frozen=True, slots=True)

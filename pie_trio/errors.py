@@ -21,6 +21,7 @@
     |   |-- GuestFailedError   an exception of the author's own, with its traceback
     |   `-- GuestTrappedError  a trap of Wasm: stack, memory, unknown import
     `-- EngineError        ours: fails the calls of that batch
+        |-- EngineLostError  its process has ended, and what it held is gone
         `-- ProcessorError   fails one call: nothing is left that could be sampled
 
 A host call reports an :class:`InferletError` to the guest as the WIT record ``error``; its
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigError",
     "DamagedComponentError",
     "EngineError",
+    "EngineLostError",
     "ForbiddenError",
     "GrammarError",
     "GuestFailedError",
@@ -219,6 +221,23 @@ class EngineError(PieError):
     """A batch failed on the device: its calls fail, the server goes on."""
 
     code: ClassVar[str] = "engine-failed"
+
+
+class EngineLostError(EngineError):
+    """The engine of a model has ended: what was on its way failed, what it held is gone."""
+
+    code = "engine-lost"
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"the engine of {model} was lost ({reason}): pages, embeds and processors in its "
+            "memory are gone, also exported ones; fill new contexts, and make processors again"
+        )
+        self.model, self.reason = model, reason
+
+    def again(self) -> EngineLostError:
+        """Return the same error for another to raise: one in two tasks mixes tracebacks up."""
+        return EngineLostError(self.model, self.reason)
 
 
 class ProcessorError(EngineError):

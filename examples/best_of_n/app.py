@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inferlet_py import Chat, Sampler, inferlet, open_nursery
+from inferlet_py import Chat, Sampler, gather, inferlet
 
 
 @dataclass
@@ -37,17 +37,14 @@ async def main(
         temperature: Of the draws.
         seed: Of the draws.
     """
-    answers: list[Answer] = []
 
-    async def draw(index: int) -> None:
+    async def draw(index: int) -> Answer:
         with chat.fork() as branch:
             sampler = Sampler(temperature=temperature, seed=seed + index)
             text = await branch.reply(max_tokens=24, sampler=sampler).text()
-        answers.append(Answer(text, await judge(f"Repeat: {words}", text)))
+        return Answer(text, await judge(f"Repeat: {words}", text))
 
     with Chat() as chat:
         await chat.user(f"Repeat exactly.\n{words}").prepare()
-        async with open_nursery() as nursery:
-            for index in range(count):
-                nursery.start_soon(draw, index)
+        answers = await gather(map(draw, range(count)))
     return sorted(answers, key=lambda answer: -answer.score)

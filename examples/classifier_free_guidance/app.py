@@ -3,7 +3,7 @@
 import math
 import random
 
-from inferlet_py import Context, Distribution, inferlet, open_nursery, send
+from inferlet_py import Context, Distribution, gather, inferlet, send
 
 ASKED = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -38,20 +38,15 @@ async def main(
         seed: Of the draws.
     """
     rng = random.Random(seed)
-    dists: dict[Context, Distribution] = {}
-
-    async def run(ctx: Context) -> None:
-        dists[ctx] = await ctx.forward(top=256)
-
     with Context() as guided, Context() as plain:
         await guided.fill(ASKED.format(prompt))
         await plain.fill(ASKED.format(without))
         for _ in range(max_tokens):
-            async with open_nursery() as nursery:
-                nursery.start_soon(run, guided)
-                nursery.start_soon(run, plain)
-            weights = guide(dists[guided], dists[plain], scale)
-            (token,) = rng.choices(dists[guided].token_ids, weights)
+            asked, other = await gather(
+                ctx.forward(top=256) for ctx in (guided, plain)
+            )
+            weights = guide(asked, other, scale)
+            (token,) = rng.choices(asked.token_ids, weights)
             if token in guided.model.info.eos_tokens:
                 break
             guided.append([token])

@@ -2,7 +2,7 @@
 
 import math
 
-from inferlet_py import Context, inferlet, open_nursery
+from inferlet_py import Context, gather, inferlet
 
 QUESTION = "Question: {}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -22,26 +22,22 @@ async def main(
         alpha: How much the answer without the notes counts against; 0 is greedy decoding.
         max_tokens: Most tokens to generate.
     """
-    logprobs: dict[Context, dict[int, float]] = {}
-
-    async def run(ctx: Context) -> None:
-        dist = await ctx.forward(top=256)
-        logprobs[ctx] = {token: math.log(max(prob, 1e-9)) for token, prob in dist}
-
     with Context() as full, Context() as bare:
         asked = QUESTION.format(question)
         await full.fill(f"<|im_start|>user\nNotes:\n{notes}\n{asked}")
         await bare.fill(f"<|im_start|>user\n{asked}")
         start = len(full)
         for _ in range(max_tokens):
-            async with open_nursery() as nursery:
-                nursery.start_soon(run, full)
-                nursery.start_soon(run, bare)
-            floor = min(logprobs[bare].values())
+            dists = await gather(ctx.forward(top=256) for ctx in (full, bare))
+            noted, known = (
+                {token: math.log(max(prob, 1e-9)) for token, prob in dist}
+                for dist in dists
+            )
+            floor = min(known.values())
             scores = {
-                token: (1 + alpha) * logprob - alpha * logprobs[bare].get(token, floor)
-                for token, logprob in logprobs[full].items()
-                if logprob > max(logprobs[full].values()) + math.log(0.1)
+                token: (1 + alpha) * logprob - alpha * known.get(token, floor)
+                for token, logprob in noted.items()
+                if logprob > max(noted.values()) + math.log(0.1)
             }
             token = max(scores, key=lambda token: scores[token])
             if token in full.model.info.eos_tokens:

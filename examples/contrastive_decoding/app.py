@@ -2,7 +2,7 @@
 
 import math
 
-from inferlet_py import Context, Distribution, inferlet, open_nursery, send
+from inferlet_py import Context, Distribution, gather, inferlet, send
 
 
 def choose(
@@ -37,21 +37,15 @@ async def main(
         alpha: Tokens less likely than this fraction of the most likely one are left out.
         beta: How much the smaller model counts; 0 is greedy decoding.
     """
-    dists: dict[Context, Distribution] = {}
-
-    async def run(ctx: Context) -> None:
-        dists[ctx] = await ctx.forward(top=256)
-
     with Context() as expert, Context(amateur_model) as amateur:
         await expert.fill(prompt)
         await amateur.fill(prompt)
         for _ in range(max_tokens):
-            async with (
-                open_nursery() as nursery
-            ):  # both models compute at the same time
-                nursery.start_soon(run, expert)
-                nursery.start_soon(run, amateur)
-            token = choose(dists[expert], dists[amateur], alpha, beta)
+            # Both models compute at the same time.
+            large, small = await gather(
+                ctx.forward(top=256) for ctx in (expert, amateur)
+            )
+            token = choose(large, small, alpha, beta)
             if token in expert.model.info.eos_tokens:
                 break
             expert.append([token])

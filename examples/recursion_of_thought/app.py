@@ -1,6 +1,6 @@
 """Let the model split a problem until the parts are easy, and combine their answers."""
 
-from inferlet_py import Chat, inferlet, open_nursery, send
+from inferlet_py import Chat, gather, inferlet, send
 
 
 async def ask(question: str) -> tuple[str, str]:
@@ -18,14 +18,7 @@ async def solve(task: str, items: str, depth: int) -> str:
     parts = rest.split(" | ")
     if verb != "Split" or len(parts) < 2 or depth == 0:
         return rest
-    answers = [""] * len(parts)
-
-    async def solve_part(index: int) -> None:
-        answers[index] = await solve(task, parts[index], depth - 1)
-
-    async with open_nursery() as nursery:
-        for index in range(len(parts)):
-            nursery.start_soon(solve_part, index)
+    answers = await gather(solve(task, part, depth - 1) for part in parts)
     _, combined = await ask(f"Combine: {' | '.join(answers)}\nTask: {task}")
     return combined
 

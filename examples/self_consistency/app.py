@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from inferlet_py import Chat, Sampler, inferlet, open_nursery, send
+from inferlet_py import Chat, Sampler, gather, inferlet, send
 
 NOTES = """\
 - The code of Anna is 4821.
@@ -27,18 +27,15 @@ async def main(
         seed: Of the draws.
         notes: One a line.
     """
-    votes = Counter[str]()
 
-    async def draw(index: int) -> None:
+    async def draw(index: int) -> str:
         with chat.fork() as branch:
             sampler = Sampler(temperature=temperature, seed=seed + index)
-            votes[await branch.reply(max_tokens=32, sampler=sampler).text()] += 1
+            return await branch.reply(max_tokens=32, sampler=sampler).text()
 
     with Chat() as chat:
         await chat.user(f"Notes:\n{notes}\nQuestion: {question}").prepare()
-        async with open_nursery() as nursery:
-            for index in range(count):
-                nursery.start_soon(draw, index)
+        votes = Counter(await gather(map(draw, range(count))))
     for answer, number in votes.most_common():
         await send(f"{number} x {answer}\n")
     return votes.most_common(1)[0][0]

@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table
 
+from pie_trio.application.engines.memory import (
+    RUN_KV_BYTES,
+    find_memory,
+    format_bytes,
+    measure_model,
+    size_models,
+)
 from pie_trio.application.run.setup import default_model, parse_model
 from pie_trio.errors import PieError
 
@@ -66,6 +73,7 @@ def examine(models: Sequence[str], cache_directory: Path) -> Iterator[Finding]:
     gpu = _examine_gpu()
     yield gpu
     yield _examine_flashinfer(has_gpu=gpu.status == "ok")
+    yield _examine_memory()
     yield _examine_cache(cache_directory)
     if models:
         for text in models:
@@ -126,6 +134,12 @@ def _examine_kernels() -> Finding:
         return Finding("native kernels", "ok", f"built for {found.name}")
 
     return _explain("native kernels", look)
+
+
+def _examine_memory() -> Finding:
+    available = find_memory()
+    detail = f"{format_bytes(available.num_bytes)} available ({available.limit})"
+    return Finding("memory", "ok", detail)
 
 
 def _examine_package(name: str, wanted: str | None, reason: str) -> Finding:
@@ -208,10 +222,19 @@ def _examine_model(choose: Callable[[], ModelConfig]) -> Finding:
         size = sum(
             path.stat().st_size for path in config.directory.glob("*.safetensors")
         )
+        takes, pages = (
+            measure_model(config),
+            [
+                size_models([config], default_kv_bytes=most)[0].num_pages or 0
+                for most in (None, RUN_KV_BYTES)
+            ],
+        )
         return Finding(
             f"model {config.name}",
             "ok",
-            f"{found.config.architecture}, {size / 1e6:.1f} MB in {os.fspath(config.directory)}",
+            f"{found.config.architecture}, {size / 1e6:.1f} MB in {os.fspath(config.directory)}; "
+            f"{format_bytes(takes.weight_bytes)} of weights in {config.dtype}, KV pages of "
+            f"{format_bytes(takes.page_bytes)}: {pages[0]:,} in pie serve, {pages[1]:,} in pie run",
         )
 
     return _explain("model", look)

@@ -13,7 +13,8 @@ from pie_trio.application.background import Background, Lazy, open_background
 from pie_trio.application.chat.renderer import open_chat_renderer
 from pie_trio.application.outgoing import HttpLimits, make_ssl_context
 from pie_trio.application.timeline import Timeline
-from pie_trio.config import InstanceLimits, SharedLimits
+from pie_trio.application.turns import OwnerTurns
+from pie_trio.config import SERVER_LIMITS, InstanceLimits, SharedLimits
 from pie_trio.control.quotas import Quotas
 from pie_trio.control.store import Store, StoreLimits, open_store
 from pie_trio.control.topics import Topics
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Grants", "Outgoing", "Services", "open_services"]
 
 MAX_SUBSCRIPTIONS = 256
-
-SERVER_LIMITS = SharedLimits(
-    pages=1 << 22,
-    embeds=1 << 22,
-    queues=1 << 18,
-    commands_in_flight=1 << 18,
-    mask_bytes=1 << 32,
-    processors=1 << 14,
-)
-"""By default, the server has room for several users at their limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +99,11 @@ class Services:
         get_store: Opens the key-value store at the first call.
         outgoing: How requests are made.
         get_ssl_context: Makes what they are encrypted with at the first call.
-        programs: What may be launched by name as a child.
+        programs_of: Returns what an owner's inferlets may launch by name as a child.
         timeline: What inferlets mark, for people who debug.
         get_renderer: Returns what renders chats; its process starts at the first one.
+        compiling: Whose turn it is to have a grammar compiled: one of each owner at once.
+        tokenizing: The same for long texts.
     """
 
     models: Mapping[str, ServedModel] = field(default_factory=dict[str, "ServedModel"])
@@ -122,9 +115,11 @@ class Services:
     get_store: Callable[[], Awaitable[Store]] | None = None
     outgoing: Outgoing = field(default_factory=Outgoing)
     get_ssl_context: Callable[[], Awaitable[ssl.SSLContext]] | None = None
-    programs: Mapping[str, Program] = field(default_factory=dict[str, "Program"])
+    programs_of: Callable[[str], Mapping[str, Program]] = lambda _owner: {}
     timeline: Timeline = field(default_factory=Timeline)
     get_renderer: Callable[[], Awaitable[ChatRenderer]] | None = None
+    compiling: OwnerTurns = field(default_factory=OwnerTurns)
+    tokenizing: OwnerTurns = field(default_factory=OwnerTurns)
 
 
 @asynccontextmanager
@@ -135,6 +130,7 @@ async def open_services(
     store_limits: StoreLimits | None = None,
     outgoing: Outgoing | None = None,
     programs: Mapping[str, Program] | None = None,
+    programs_of: Callable[[str], Mapping[str, Program]] | None = None,
     quotas: Quotas | None = None,
 ) -> AsyncGenerator[Services]:
     """Offer all services for as long as the block is open; instances have ended by then.
@@ -145,11 +141,13 @@ async def open_services(
             keeps the store in memory.
         store_limits: None for the defaults.
         outgoing: None for the defaults.
-        programs: What may be launched by name as a child.
+        programs: What may be launched by name as a child, whoever runs the parent.
+        programs_of: The same where owners have programs of their own, by the owner's name.
         quotas: None for the defaults.
     """
     async with open_background() as background:
         requests = outgoing or Outgoing()
+        named = {} if programs is None else programs  # more may come
 
         @asynccontextmanager
         async def open_the_store() -> AsyncGenerator[Store]:
@@ -169,7 +167,7 @@ async def open_services(
             get_store=Lazy(background, open_the_store).get,
             outgoing=requests,
             get_ssl_context=Lazy(background, open_ssl_context).get,
-            programs={} if programs is None else programs,  # more may come
+            programs_of=programs_of or (lambda _owner: named),
             get_renderer=Lazy(background, open_chat_renderer).get,
         )
 

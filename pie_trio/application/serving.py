@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pie_trio.control.device_thread import OpenDevice, open_device_thread
 from pie_trio.control.served_model import ServedModel, open_served_model
 
 if TYPE_CHECKING:
@@ -19,10 +20,15 @@ __all__ = ["LoadedEngine", "open_models"]
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine and the tokenizer of its model."""
+    """An engine and the tokenizer of its model.
+
+    Attributes:
+        open_device: Opens what steps the engine: a thread, unless it is in another process.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
+    open_device: OpenDevice = open_device_thread
 
 
 @asynccontextmanager
@@ -39,6 +45,7 @@ async def open_models(
                     loaded.tokenizer,
                     control,
                     max_in_flight=limits.max_in_flight,
+                    open_device=loaded.open_device,
                 )
             )
             models[model.info.name] = model

@@ -18,7 +18,9 @@ from pie_trio._version import __version__
 from pie_trio.application.authoring.commands import add_commands
 from pie_trio.application.remote.commands import add_remote_commands
 from pie_trio.cli.chat import add_chat
+from pie_trio.cli.config import add_config
 from pie_trio.cli.doctor import add_doctor
+from pie_trio.cli.keys import add_keys
 from pie_trio.cli.run import add_run
 from pie_trio.cli.serve import add_serve
 from pie_trio.errors import ConfigError, GuestFailedError, PieError
@@ -35,6 +37,8 @@ WRITE_SECONDS = 1.0
 COMMANDS = (
     add_run,
     add_serve,
+    add_keys,
+    add_config,
     add_chat,
     add_commands,
     add_remote_commands,

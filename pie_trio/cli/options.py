@@ -5,22 +5,34 @@ from __future__ import annotations
 import argparse
 import math
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pie_trio.config import ControlConfig, InstanceLimits, ModelConfig
+from pie_trio.config import (
+    ControlConfig,
+    InstanceLimits,
+    ModelConfig,
+    SharedLimits,
+)
+from pie_trio.config_file import nearest
 from pie_trio.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "add_adapter_option",
     "add_control_options",
     "add_instance_options",
     "add_model_options",
+    "at_least_one",
     "choose_models",
     "control_config",
     "count",
     "instance_limits",
     "seconds",
+    "shared_limits",
 ]
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 4096
@@ -39,6 +51,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kv-pages", type=count, metavar="N", help="KV pages of each model"
+    )
+    parser.add_argument(
+        "--kv-memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory for the KV pages of each model instead of their number, for example 2GiB "
+        "(default: what is there for pie serve, 256MiB else)",
     )
     parser.add_argument(
         "--dtype",
@@ -193,12 +212,15 @@ def choose_models(options: argparse.Namespace) -> list[ModelConfig]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two models are called {name}: say --model NAME=DIR")
+    if options.kv_pages is not None and options.kv_memory is not None:
+        raise ConfigError("--kv-pages and --kv-memory say the same: give one of them")
     adapters = parse_adapters(options.adapters, chosen)
     return [
         replace(
             model,
             adapters=adapters[model.name],
             num_pages=options.kv_pages,
+            kv_bytes=options.kv_memory and _read_size(options.kv_memory),
             dtype=options.dtype,
             num_threads=options.threads or None,
             kernels=options.kernels,
@@ -214,6 +236,59 @@ def count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return value
+
+
+def at_least_one(text: str) -> int:
+    """Read a positive number."""
+    value = _integer(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return value
+
+
+def shared_limits(texts: Iterable[str], what: str) -> dict[str, int]:
+    """Read limits of what several instances use together, as ``KIND=N``.
+
+    Args:
+        texts: Of the command line.
+        what: Names the option, for errors.
+
+    Raises:
+        ConfigError: There is no such kind, or it is no number.
+    """
+    known = asdict(SharedLimits())
+    found = dict[str, int]()
+    for text in texts:
+        kind, _, number = text.partition("=")
+        if kind not in known:
+            raise ConfigError(
+                f"{what} {text}: there is no limit {kind!r}{nearest(kind, known)}; there are "
+                f"{', '.join(known)}"
+            )
+        if not (number.isascii() and number.isdigit()) or int(number) >= 1 << 63:
+            raise ConfigError(
+                f"{what} {text}: expected a number, for example {kind}={known[kind]}"
+            )
+        found[kind] = int(number)
+    return found
+
+
+def _size(text: str) -> str:
+    """Check a size; it stays a text, as in a file."""
+    try:
+        _read_size(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _read_size(text: str) -> int:
+    from pie_trio.application.engines.memory import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except ValueError:
+        raise ConfigError(f"expected a size as 512MiB or 2GiB, got {text!r}") from None
 
 
 def _memory(text: str) -> int:

@@ -86,12 +86,16 @@ def _run(options: argparse.Namespace) -> int:
     from pie_trio.application.run.signals import catch_signals
 
     with catch_signals() as signals:
-        from pie_trio.application.run.command import RunOptions, run_in_wasm
+        from pie_trio.application.run.command import (
+            RunOptions,
+            limits_of_ones_own,
+            run_in_wasm,
+        )
         from pie_trio.application.run.native import run_natively
         from pie_trio.application.run.reporting import Report, reporting
 
         report = Report()
-        limits = instance_limits(options)
+        limits = limits_of_ones_own(instance_limits(options))
         cache_directory = options.cache_dir or default_cache_directory()
         run = RunOptions(
             program=options.program,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import argparse
+import copy
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +14,16 @@ from pie_trio.cli.options import (
     add_control_options,
     add_instance_options,
     add_model_options,
-    choose_models,
     control_config,
     count,
     instance_limits,
     seconds,
 )
 from pie_trio.config import (
+    SERVER_LIMITS,
     ControlConfig,
+    InstanceLimits,
+    SharedLimits,
     WasmConfig,
     default_cache_directory,
     default_store_path,
@@ -26,9 +31,13 @@ from pie_trio.config import (
 from pie_trio.errors import ConfigError
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Mapping
 
-__all__ = ["add_serve"]
+    from pie_trio.cli.configuration import Configuration
+
+__all__ = ["add_serve", "add_serve_options", "configure"]
+
+HOST, PORT = "127.0.0.1", 8000
 
 
 def add_serve(commands: Any) -> None:
@@ -39,6 +48,18 @@ def add_serve(commands: Any) -> None:
         description="Serve programs over HTTP and WebSocket. On Ctrl-C or SIGTERM, what runs may "
         "end within --grace seconds; a second signal ends it at once. Example: pie serve --port 0",
         allow_abbrev=False,
+    )
+    add_serve_options(parser)
+    parser.set_defaults(command=_serve)
+
+
+def add_serve_options(parser: argparse.ArgumentParser) -> None:
+    """Add everything that a server can be asked for, to be read by :func:`configure`."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a file with these options, and more: see docs/guides/serving.md (default: "
+        "$PIE_CONFIG, else none). Flags go over PIE_*, which goes over the file",
     )
     parser.add_argument(
         "--host", metavar="HOST", help="where to listen (default: 127.0.0.1)"
@@ -54,6 +75,22 @@ def add_serve(commands: Any) -> None:
         type=Path,
         metavar="PATH",
         help="listen on this unix socket; on TCP too only with --host or --port",
+    )
+    parser.add_argument(
+        "--keys",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="whether requests need a key, which pie keys makes (default: auto, if others than "
+        "this machine reach the address)",
+    )
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        dest="names",
+        metavar="HOST",
+        help="a name with a dot under which a proxy reaches a server without keys; repeat for "
+        "several",
     )
     parser.add_argument(
         "--data-dir",
@@ -76,11 +113,74 @@ def add_serve(commands: Any) -> None:
         metavar="N",
         help=f"most at once (default: {ControlConfig().max_instances})",
     )
+    parser.add_argument(
+        "--engine",
+        choices=["process", "thread"],
+        default="process",
+        help="where steps are computed: a process for each model, which is started again when it "
+        "ends, or a thread of the server (default: process)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="of the lines on stderr: for people, or an object a line (default: text)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="warning",
+        help="the lowest that is written; info tells each launch and end (default: warning)",
+    )
     add_model_options(parser)
     add_adapter_option(parser)
     add_control_options(parser)
     add_instance_options(parser, num_warm=4, what="an instance")
-    parser.set_defaults(command=_serve)
+    for whose, default in (("user", SharedLimits()), ("server", SERVER_LIMITS)):
+        parser.add_argument(
+            f"--{whose}-limit",
+            action="append",
+            default=[],
+            dest=f"{whose}_limits",
+            metavar="KIND=N",
+            help=f"what all instances of {'a' if whose == 'user' else 'the'} {whose} may use "
+            f"together: {', '.join(asdict(default))}; repeat for several",
+        )
+    parser.set_defaults(flags=_take_defaults(parser))
+
+
+def _take_defaults(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Make a parser return what was given alone; return its options with their defaults."""
+    found = dict[str, argparse.Action]()
+    for action in parser._actions:  # pyright: ignore[reportPrivateUsage]  # no other way
+        if action.dest not in ("help", "config"):
+            found[action.dest] = copy.copy(action)
+            action.default = argparse.SUPPRESS
+    return found
+
+
+def configure(
+    options: argparse.Namespace, environment: Mapping[str, str]
+) -> Configuration:
+    """Return what a server is asked for by flags, environment and file.
+
+    Raises:
+        ConfigError: A file or a value cannot be used.
+    """
+    from pie_trio.cli.configuration import resolve
+
+    found = resolve(options, options.flags, environment)
+    if found["server.uds"] is None:
+        found.fill("server.host", HOST)
+        found.fill("server.port", PORT)
+    found.fill("server.data_dir", default_store_path().parent)
+    found.fill("server.cache_dir", default_cache_directory())
+    found.fill("server.store", found["server.data_dir"] / "store.db")
+    found.fill("control.swap_mib", ControlConfig().swap_bytes >> 20)
+    found.fill("limits.instance.memory", InstanceLimits().memory_bytes >> 20)
+    if found["server.max_instances"] < 1:
+        raise ConfigError("--max-instances takes 1 or more, got 0")
+    return found
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -92,24 +192,33 @@ def _serve(options: argparse.Namespace) -> int:
             make_addresses,
             run_server,
         )
+        from pie_trio.application.server.limits import ServerLimits
+        from pie_trio.application.web.shell import ShellConfig
 
-        data_directory = options.data_dir or default_store_path().parent
-        cache_directory = options.cache_dir or default_cache_directory()
-        control = control_config(options)
-        if options.max_instances < 1:
-            raise ConfigError("--max-instances takes 1 or more, got 0")
+        found = configure(options, os.environ)
+        options = found.options
+        control = found.over("control", control_config(options))
         serve = ServeOptions(
             addresses=make_addresses(options.host, options.port, options.uds),
-            choose_models=lambda: choose_models(options),
-            data_directory=data_directory,
-            store_path=options.store or data_directory / "store.db",
-            wasm=WasmConfig(cache_directory=cache_directory),
+            choose_models=found.models,
+            data_directory=options.data_dir,
+            store_path=options.store,
+            wasm=WasmConfig(cache_directory=options.cache_dir),
             control=replace(control, max_instances=options.max_instances),
-            limits=instance_limits(options),
+            limits=found.over("limits.instance", instance_limits(options)),
             num_warm=options.warm,
             allow_http=options.allow_http,
             grace_seconds=options.grace,
+            server_limits=found.over("limits.clients", ServerLimits()),
+            shell=found.over("connections", ShellConfig()),
             is_url_printed=options.port == 0,
+            engine=options.engine,
+            keys=options.keys,
+            names=options.names,
+            user_limits=found.over("limits.user", SharedLimits()),
+            shared_limits=found.over("limits.server", SERVER_LIMITS),
+            log_format=options.log_format,
+            log_level=options.log_level,
         )
         run_server(serve, signals)
     return 0

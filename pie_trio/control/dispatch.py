@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,13 +17,18 @@ from pie_trio.control.arrivals import Arrivals
 from pie_trio.control.choosing import Choice, Limits, choose_batch
 from pie_trio.control.commands import Command, CommandOrder, Kind
 from pie_trio.control.contention import RETRY_SECONDS, Fail, Wait
-from pie_trio.control.device_thread import Device, open_device_thread
+from pie_trio.control.device_thread import Device, OpenDevice, open_device_thread
 from pie_trio.control.policies import BatchState, make_policy
 from pie_trio.control.shortages import Shortages, evicted_error
 from pie_trio.control.streams import DecodeStream
 from pie_trio.control.trace import StepRecord, Trace
 from pie_trio.engine_api import Batch, BatchResult, Engine, PageCopy
-from pie_trio.errors import CancelledError, EngineError, OutOfPagesError
+from pie_trio.errors import (
+    CancelledError,
+    EngineError,
+    EngineLostError,
+    OutOfPagesError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -55,6 +59,9 @@ class Batcher:
         tenants: Inferlets that use the model: whoever submits is among them.
         num_steps: Batches that were run.
         last_step_at: When the latest of them ended, on trio's clock.
+        on_lost: Is told that the engine was lost, when all commands have ended by that.
+        on_restored: Called when there is an engine again.
+        refusal: Why there will never be one again; None as long as there may be.
         step_seconds: Running mean of the time of a step.
     """
 
@@ -94,6 +101,12 @@ class Batcher:
         self._gathering_since = 0.0
         self._changed = trio.Event()
         self._is_stopped = self._has_withdrawn = False
+        self.on_lost: Callable[[EngineLostError], None] = lambda _: None
+        self.on_restored: Callable[[], None] = lambda: None
+        self.refusal: EngineError | None = None
+        self._loss: EngineLostError | None = None  # the latest
+        self._restored = trio.Event()
+        self._restored.set()
         pool.on_freed = self.poke
         pool.on_event = self.trace.note_page
 
@@ -103,10 +116,21 @@ class Batcher:
         return len(self._order)
 
     def uses_adapter(self, name: str) -> bool:
-        """Say whether an unfinished command runs with this adapter."""
+        """Say whether an unfinished command runs with this adapter, or may."""
         return any(
-            c.forward is not None and c.forward.adapter == name for c in self._order
+            c.forward is not None
+            and c.forward.adapter == name
+            and not (c.is_withdrawn and c in self._ready)
+            for c in self._order
         )
+
+    def end_paused(self, adapter: str, failure: Exception) -> None:
+        """End the streams with an adapter whose readers are late: that may be for ever."""
+        for command in list(self._order):
+            request = command.forward
+            if command.is_paused and request is not None and request.adapter == adapter:
+                command.failure = failure
+                command.withdraw()
 
     @property
     def reclaim(self) -> Callable[[int], int]:
@@ -125,6 +149,9 @@ class Batcher:
         """
         if self._is_stopped:
             command.on_done(_stopped())
+            return
+        if self.refusal is not None:
+            command.on_done(_again(self.refusal))
             return
         self._sequence += 1
         command.sequence = command.waiting_since = self._sequence
@@ -167,7 +194,7 @@ class Batcher:
 
         Its next command brings it back. ``on_done`` is called also if there was no room.
         """
-        if self._is_stopped:
+        if self._is_stopped or self.refusal is not None:
             on_done()
             return
         self._suspensions.append((tenant, on_done))
@@ -177,6 +204,15 @@ class Batcher:
         """Note that something has changed: look again whether a batch can be made."""
         self._changed.set()
 
+    @property
+    def is_restored(self) -> bool:
+        """There is an engine: it was not lost, or there is another one."""
+        return self._restored.is_set()
+
+    async def wait_restored(self) -> None:
+        """Wait until there is an engine, or never will be."""
+        await self._restored.wait()
+
     def _note_withdrawn(self) -> None:
         self._has_withdrawn = True
         self._changed.set()
@@ -185,21 +221,10 @@ class Batcher:
         """Make and run batches until cancelled; what is left then fails."""
         try:
             while True:
-                self._drain()
-                while not self._ready and not self._suspensions:
-                    self._make_calls()
-                    await self._wait_for_change(math.inf)
-                    self._drain()
-                await self._suspend_all()
-                await self._gather()
-                choice = self._choose()
-                if choice.starved is not None and await self._relieve(choice):
-                    continue
-                if choice.commands:
-                    await self._run_choice(choice)
-                elif self._ready:  # all of inferlets that were told to end
-                    self._make_calls()
-                    await self._wait_for_change(RETRY_SECONDS)
+                if self._device.error is not None:
+                    await self._restore(self._device.error)
+                with suppress(EngineLostError):  # while pages were moved
+                    await self._run_one()
         finally:
             # Instances that are cancelled together with the batcher wait for their commands
             # before they end.
@@ -211,6 +236,71 @@ class Batcher:
                 self._finish(command, _stopped())
             for _, on_done in self._suspensions:
                 on_done()
+
+    async def _run_one(self) -> None:
+        """Run the next batch, or do what it has to wait for."""
+        self._drain()
+        if not self._ready and not self._suspensions:
+            self._make_calls()
+            await self._wait_for_change(math.inf)
+            return
+        await self._suspend_all()
+        await self._gather()
+        choice = self._choose()
+        if choice.starved is not None and await self._relieve(choice):
+            return
+        if choice.commands:
+            await self._run_choice(choice)
+        elif self._ready:  # all of inferlets that were told to end
+            self._make_calls()
+            await self._wait_for_change(RETRY_SECONDS)
+
+    # ---- an engine that was lost ------------------------------------------------------
+
+    async def _restore(self, error: EngineError) -> None:
+        """Let everything fail that the engine has taken along, and wait for another one.
+
+        What is submitted meanwhile waits; if there never is another one, it fails.
+        """
+        self._restored = trio.Event()
+        lost = error if isinstance(error, EngineLostError) else None
+        self._loss = lost = lost or EngineLostError(self.engine.info.name, str(error))
+        self._finish_all(lost)
+        self.pool.lose_device()
+        self.embeds.lose_device()
+        self.on_lost(lost)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep_meanwhile)
+            try:
+                await self._device.restore()
+            except EngineError as failure:
+                self.refusal = failure
+            nursery.cancel_scope.cancel()
+        if self.refusal is None:
+            self.on_restored()
+        self._restored.set()
+        while self.refusal is not None:
+            self._finish_all(self.refusal)
+            while self._suspensions:
+                self._suspensions.pop(0)[1]()
+            await self._wait_for_change(math.inf)
+
+    async def _sweep_meanwhile(self) -> None:
+        """Let those end that nobody wants any more."""
+        while True:
+            self._drain()
+            self._make_calls()
+            self._sweep()
+            await self._wait_for_change(math.inf)
+
+    def _finish_all(self, error: EngineError) -> None:
+        self._make_calls()
+        self._drain()
+        for command in sorted(self._order, key=lambda c: c.sequence):
+            for copy in () if command.is_copied else command.copies:
+                self.pool.note_lost(copy.target)
+            if not command.is_finished:
+                self._finish(command, _again(error))
 
     # ---- gathering --------------------------------------------------------------------
 
@@ -290,7 +380,8 @@ class Batcher:
         while unchecked:
             command = unchecked.pop()
             if not command.is_withdrawn and self._sees_hole(command):
-                command.is_withdrawn, command.failure = True, _sees_hole()
+                command.is_withdrawn = True
+                command.failure = self._hole_error(command)
             if command.is_withdrawn and not self._must_copy(command):
                 # What becomes ready by that may see what this one did not write.
                 unchecked += self._finish(command, command.failure or _withdrawn())
@@ -299,6 +390,14 @@ class Batcher:
         if command.embeds and not self.embeds.are_filled(command.read_embeds):
             return True
         return command.sees_hole(self.pool)
+
+    def _hole_error(self, command: Command) -> Exception:
+        is_lost = not self.pool.lost.isdisjoint(command.uses) or not (
+            self.embeds.lost.isdisjoint(command.read_embeds)
+        )
+        if is_lost and self._loss is not None:
+            return self._loss.again()
+        return _sees_hole()
 
     def _must_copy(self, command: Command) -> bool:
         """Say whether somebody counts on the copies of a withdrawn command.
@@ -447,10 +546,7 @@ class Batcher:
         """
         size = len(batch.forwards), len(batch.projections)
         try:
-            if is_here:
-                result = self.engine.execute(batch)
-            else:
-                result = await self._device.run(partial(self.engine.execute, batch))
+            result = await self._device.execute(batch, is_here=is_here)
             found = len(result.forwards), len(result.projections)
             if found != size:
                 raise EngineError(f"{sum(size)} requests, but {sum(found)} results")
@@ -482,7 +578,9 @@ class Batcher:
                 self._note_copies(command)
             if not is_run:
                 finished.append((command, command.failure or _withdrawn()))
-            elif command.kind == Kind.COPY:
+                continue
+            command.tenant.note_step(self.num_steps)
+            if command.kind == Kind.COPY:
                 finished.append((command, None))
             else:
                 result = next(results)
@@ -506,7 +604,10 @@ class Batcher:
             return True
         start = request.kv_len - command.num_tokens
         command.tenant.num_tokens += num_tokens
-        command.tenant.num_sampled += sum(len(found.token_ids) for found in result)
+        if num_sampled := sum(len(found.token_ids) for found in result):
+            if command.tenant.first_sampled_at is None:
+                command.tenant.first_sampled_at = self.last_step_at
+            command.tenant.num_sampled += num_sampled
         self.pool.note_written(request.page_ids, start, num_tokens, is_good=True)
         if not command.add_part(result, num_tokens):
             return False
@@ -523,7 +624,7 @@ class Batcher:
                 self.pool.note_lost(copy.target)
         for command, is_run in zip(choice.commands, are_run, strict=True):
             withdrawn = command.failure or _withdrawn()
-            self._finish(command, EngineError(str(error)) if is_run else withdrawn)
+            self._finish(command, _again(error) if is_run else withdrawn)
 
     def _note_copies(self, command: Command) -> None:
         command.is_copied = True
@@ -581,6 +682,7 @@ async def open_batcher(
     config: ControlConfig,
     *,
     max_in_flight: int,
+    open_device: OpenDevice = open_device_thread,
 ) -> AsyncGenerator[Batcher]:
     """Batch the commands of one model for as long as the block is open.
 
@@ -590,13 +692,15 @@ async def open_batcher(
         embeds: The model's embed slots.
         config: Limits and policies.
         max_in_flight: Most commands of an instance; decides how many may be queued.
+        open_device: Opens what steps the engine.
 
     Raises:
         ConfigError: A policy is not known.
     """
     max_queued = config.max_instances * max_in_flight
-    async with open_device_thread(f"device of {engine.info.name}") as device:
+    async with open_device(engine) as device:
         batcher = Batcher(engine, pool, embeds, config, device, max_queued=max_queued)
+        device.watch(batcher.poke)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(batcher.run)
             yield batcher
@@ -611,6 +715,13 @@ def _physical_copy(copy: PageCopy, pool: PagePool) -> PageCopy:
         copy.target_offset,
         copy.count,
     )
+
+
+def _again(error: EngineError) -> EngineError:
+    """Return an error for one more to raise: one in two tasks mixes tracebacks up."""
+    if isinstance(error, EngineLostError):
+        return error.again()
+    return EngineError(str(error))
 
 
 def _withdrawn() -> CancelledError:

@@ -13,12 +13,17 @@ __all__ = ["EmbedPool"]
 
 
 class EmbedPool:
-    """The embed slots of one model. A slot has an owner, or pins of unfinished commands."""
+    """The embed slots of one model. A slot has an owner, or pins of unfinished commands.
+
+    Attributes:
+        lost: Slots whose contents have gone with an engine.
+    """
 
     def __init__(self, num_embeds: int) -> None:
         self.num_embeds = num_embeds
         self._is_owned = [False] * num_embeds
         self._is_filled = [False] * num_embeds
+        self.lost: set[int] = set()
         self._pins = [0] * num_embeds
         self._free = list(range(num_embeds - 1, -1, -1))  # a stack
 
@@ -43,6 +48,7 @@ class EmbedPool:
         slot = self._free.pop()
         self._is_owned[slot] = True
         self._is_filled[slot] = False
+        self.lost.discard(slot)
         return slot
 
     def note_stored(self, slots: Iterable[int]) -> None:
@@ -54,6 +60,13 @@ class EmbedPool:
         """Note that what was to be stored here never will be, whatever was there before."""
         for slot in slots:
             self._is_filled[slot] = False
+
+    def lose_device(self) -> None:
+        """Note that everything on the device is gone. No command is on its way."""
+        self.lost.update(
+            slot for slot, is_there in enumerate(self._is_filled) if is_there
+        )
+        self._is_filled = [False] * self.num_embeds
 
     def are_filled(self, slots: Iterable[int]) -> bool:
         """Say whether all of these hold a hidden state of their owner's."""

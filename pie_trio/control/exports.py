@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pie_trio.errors import BadArgumentError, LimitError, NotFoundError
@@ -22,6 +22,8 @@ MAX_NAME_CHARACTERS = 256
 MAX_METADATA_BYTES = 1 << 20
 MAX_METADATA_BYTES_OF_OWNER = 1 << 26
 MAX_EXPORTS_OF_OWNER = 4096
+MAX_PAGES_OF_OWNER = 1 << 18
+"""In exports, shared ones counted each time: handles count elsewhere, and need not stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,21 @@ class Export:
     num_imports: int = field(default=0)
 
 
+@dataclass(slots=True)
+class _Usage:
+    """What the exports of an owner take."""
+
+    num: int = 0
+    num_pages: int = 0
+    num_bytes: int = 0
+
+    def add(self, export: Export, sign: int) -> None:
+        """Count an export, or with -1 one less."""
+        self.num += sign
+        self.num_pages += sign * len(export.pages)
+        self.num_bytes += sign * len(export.metadata)
+
+
 class ExportIndex:
     """The exports of one model.
 
@@ -78,6 +95,7 @@ class ExportIndex:
     def __init__(self, pool: PagePool, now: Callable[[], float]) -> None:
         self._pool, self._now = pool, now
         self._exports: dict[tuple[str, str], Export] = {}
+        self._usage: dict[str, _Usage] = {}  # by owner
 
     def __len__(self) -> int:
         return len(self._exports)
@@ -101,6 +119,7 @@ class ExportIndex:
         key = export.owner, export.name
         replaced = self._exports.pop(key, None)
         self._exports[key] = export
+        self._usage.setdefault(export.owner, _Usage()).add(export, 1)
         if replaced is not None:
             self._release(replaced)
 
@@ -188,6 +207,11 @@ class ExportIndex:
             ]
         )
 
+    def drop_lost(self) -> None:
+        """Drop what has a page whose contents have gone with an engine."""
+        lost = self._pool.lost
+        self._drop([e for e in self._exports.values() if not lost.isdisjoint(e.pages)])
+
     def clear(self) -> None:
         """Drop all exports."""
         self._drop(list(self._exports.values()))
@@ -252,6 +276,10 @@ class ExportIndex:
             self._release(export)
 
     def _release(self, export: Export) -> None:
+        usage = self._usage[export.owner]
+        usage.add(export, -1)
+        if not usage.num:
+            del self._usage[export.owner]
         for page in export.pages:
             self._pool.release(page)
 
@@ -272,19 +300,22 @@ class ExportIndex:
                 f"the metadata of an export has at most {MAX_METADATA_BYTES} bytes, "
                 f"got {len(export.metadata)}"
             )
-        others = [
-            other
-            for other in self._exports.values()
-            if other.owner == export.owner and other.name != name
-        ]
-        if len(others) >= MAX_EXPORTS_OF_OWNER:
+        usage = replace(self._usage.get(export.owner, _Usage()))
+        if (old := self._exports.get((export.owner, name))) is not None:
+            usage.add(old, -1)
+        if usage.num >= MAX_EXPORTS_OF_OWNER:
             raise LimitError(
-                f"{export.owner} has {len(others)} exports, which is as many as an owner may "
+                f"{export.owner} has {usage.num} exports, which is as many as an owner may "
                 "have: take some back first"
             )
-        num_bytes = sum(len(other.metadata) for other in [*others, export])
-        if num_bytes > MAX_METADATA_BYTES_OF_OWNER:
+        usage.add(export, 1)
+        if usage.num_bytes > MAX_METADATA_BYTES_OF_OWNER:
             raise LimitError(
-                f"the metadata of {export.owner}'s exports would have {num_bytes} bytes, but "
-                f"{MAX_METADATA_BYTES_OF_OWNER} are the limit: take some back first"
+                f"the metadata of {export.owner}'s exports would have {usage.num_bytes} bytes, "
+                f"but {MAX_METADATA_BYTES_OF_OWNER} are the limit: take some back first"
+            )
+        if usage.num_pages > MAX_PAGES_OF_OWNER:
+            raise LimitError(
+                f"the exports of {export.owner} would have {usage.num_pages} pages, but "
+                f"{MAX_PAGES_OF_OWNER} are the limit: take some back first"
             )

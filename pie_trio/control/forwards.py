@@ -129,7 +129,8 @@ def plan_forward(
             pages[index] = page_ids[index] = new
             if (pool.positions[old] >= 0).any():
                 copies.append(PageCopy(old, new, 0, 0, size))
-    pool.set_positions(page_ids, wanted.start, wanted.positions)
+    if pool.set_positions(page_ids, wanted.start, wanted.positions):
+        table.changes += 1
     request = ForwardRequest(
         wanted.token_ids,
         wanted.positions,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from pie_trio.control.quotas import Share
 from pie_trio.control.receives import ReceiveQueue, message_bytes
 from pie_trio.errors import LimitError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pie_trio.control.outbox import Message
-    from pie_trio.control.receives import Receive
+from pie_trio.control.receives import Receive
 
 __all__ = ["Inbox"]
 
@@ -29,11 +30,16 @@ class Inbox:
     Args:
         max_unread: Most messages that wait to be received; a client that sends more waits.
         max_bytes: The same for their size; no message may be larger.
+        share: Of the quotas that count their size too. An inbox that is empty takes one whatever
+            they say, so that each goes on.
     """
 
-    def __init__(self, *, max_unread: int, max_bytes: int) -> None:
+    def __init__(
+        self, *, max_unread: int, max_bytes: int, share: Share | None = None
+    ) -> None:
         assert max_unread > 0, "an inbox without room would block every client"
         self.max_unread, self.max_bytes = max_unread, max_bytes
+        self._share = share or Share()
         self._messages: deque[Message] = deque()
         self._num_bytes = 0
         self._has_ended = False
@@ -75,6 +81,7 @@ class Inbox:
                 return False
             self._messages.append(message)
             self._num_bytes += size
+            self._share.take("unread_bytes", size)
             self._receives.tell_next()
             return True
 
@@ -95,19 +102,23 @@ class Inbox:
     def close(self) -> None:
         """Drop all messages: the inferlet has ended. Whoever puts is told."""
         self._messages.clear()
+        self._share.give("unread_bytes", self._num_bytes)
         self._num_bytes = 0
         self.end()
 
     def _has_room(self, size: int) -> bool:
-        return (
+        return not self._messages or (
             len(self._messages) < self.max_unread
             and self._num_bytes + size <= self.max_bytes
+            and size <= self._share.room("unread_bytes")
         )
 
     def _take_next(self) -> Message | None:
         if not self._messages:
             return None
         message = self._messages.popleft()
-        self._num_bytes -= message_bytes(message)
+        size = message_bytes(message)
+        self._num_bytes -= size
+        self._share.give("unread_bytes", size)
         self._changed.set()
         return message

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from pie_trio.control.quotas import Share
 from pie_trio.errors import LimitError
 
 if TYPE_CHECKING:
@@ -16,17 +17,26 @@ __all__ = ["Message", "Outbox"]
 
 Message = str | bytes
 
+MAX_LATE = 4096
+"""Messages outside of an outbox; their tickets may be closed already."""
+
 
 class Outbox:
     """Messages of one inferlet, in order.
 
     Args:
         max_unread: Beyond this, messages wait for the client outside of the outbox.
-        max_bytes: The same for their size; those that wait may have as much once more.
+        max_bytes: The same for their size; those that wait may have as much once more, and be
+            ``MAX_LATE``.
+        share: Of the quotas that count their size too. An outbox that is empty takes one whatever
+            they say, so that each goes on.
     """
 
-    def __init__(self, *, max_unread: int, max_bytes: int) -> None:
+    def __init__(
+        self, *, max_unread: int, max_bytes: int, share: Share | None = None
+    ) -> None:
         self.max_unread, self.max_bytes = max_unread, max_bytes
+        self._share = share or Share()
         self._messages: deque[Message] = deque()
         self._num_bytes = 0
         self._late: dict[int, tuple[Message, Callable[[], None]]] = {}  # in order
@@ -55,6 +65,12 @@ class Outbox:
                 f"{self._late_bytes + size} bytes of messages wait for the client, but "
                 f"{self.max_bytes} may: await each send, and send less at once"
             )
+        if len(self._late) >= MAX_LATE:
+            raise LimitError(
+                f"{len(self._late) + 1} messages wait for room beside those that wait for the "
+                f"client, but {MAX_LATE} may: await each send"
+            )
+        self._share.check("unread_bytes", size)
 
     def put_late(
         self, message: Message, on_room: Callable[[], None]
@@ -69,10 +85,12 @@ class Outbox:
         self._next_late += 1
         self._late[number] = (message, on_room)
         self._late_bytes += size
+        self._share.take("unread_bytes", size)
 
         def take_back() -> None:
             if self._late.pop(number, None) is not None:
                 self._late_bytes -= size
+                self._share.give("unread_bytes", size)
 
         return take_back
 
@@ -80,6 +98,9 @@ class Outbox:
         """Let the client's :meth:`take` end once it has taken everything."""
         self._messages.extend(message for message, _ in self._late.values())
         self._late.clear()
+        # The inferlet has ended; what its client has not taken is the client's.
+        self._share.give("unread_bytes", self._num_bytes + self._late_bytes)
+        self._share, self._num_bytes, self._late_bytes = Share(), 0, 0
         self._is_closed = True
         self._changed.set()
 
@@ -91,6 +112,7 @@ class Outbox:
         await trio.lowlevel.checkpoint()
         taken = list(self._messages)
         self._messages.clear()
+        self._share.give("unread_bytes", self._num_bytes)
         self._num_bytes = 0
         while self._late:
             number = next(iter(self._late))
@@ -99,6 +121,7 @@ class Outbox:
                 break
             del self._late[number]
             self._late_bytes -= _size(message)
+            self._share.give("unread_bytes", _size(message))
             self._append(message)
             on_room()
         return taken
@@ -110,11 +133,13 @@ class Outbox:
         return (
             len(self._messages) < self.max_unread
             and self._num_bytes + _size(message) <= self.max_bytes
+            and _size(message) <= self._share.room("unread_bytes")
         )
 
     def _append(self, message: Message) -> None:
         self._messages.append(message)
         self._num_bytes += _size(message)
+        self._share.take("unread_bytes", _size(message))
 
 
 def _size(message: Message) -> int:

@@ -24,6 +24,8 @@ class PageTable(HandleTable[int]):
     Attributes:
         hidden: By handle, ``[page_size]`` bool: tokens that are not attended to. A mask belongs
             to the handle, not to the page: others who share the page see it whole.
+        changes: How often something that was known of a handle ceased to hold: it was given back,
+            got another page or mask, or a slot of its page was overwritten.
     """
 
     def __init__(
@@ -32,11 +34,18 @@ class PageTable(HandleTable[int]):
         super().__init__("page", max_handles=max_handles, share=share)
         self.page_size = page_size
         self.hidden: dict[int, NDArray[np.bool_]] = {}
+        self.changes = 0
+
+    def replace(self, handle: int, value: int) -> None:
+        """Let a known handle stand for another page."""
+        super().replace(handle, value)
+        self.changes += 1
 
     def remove(self, handle: int) -> int:
         """Forget a handle and its mask; see :meth:`HandleTable.remove`."""
         page = super().remove(handle)
         self.hidden.pop(handle, None)
+        self.changes += 1
         return page
 
     def values(self) -> list[int]:
@@ -46,6 +55,7 @@ class PageTable(HandleTable[int]):
     def clear(self) -> list[int]:
         """Forget everything; see :meth:`HandleTable.clear`."""
         self.hidden.clear()
+        self.changes += 1
         return super().clear()
 
     def get_all(self, handles: Sequence[int]) -> list[int]:
@@ -61,6 +71,7 @@ class PageTable(HandleTable[int]):
 
     def hide(self, handle: int, is_hidden: NDArray[np.bool_]) -> None:
         """Set the mask of a known handle: ``[page_size]`` bool."""
+        self.changes += 1
         if is_hidden.any():
             self.hidden[handle] = is_hidden
         else:

@@ -56,6 +56,7 @@ class PagePool:
         physical: ``[capacity]`` int32, the page in device memory, ``UNBOUND`` or ``SWAPPED``.
         holes: Pages with slots that a withdrawn or failed command was to write; others may be
             among them while several commands use them.
+        lost: Those of the holes whose contents have gone with an engine.
         swapped: Contents of the pages in host memory, each ``[page_bytes]`` uint8.
         num_moves: How often pages were moved to host memory.
         on_freed: Called when a physical page has become free.
@@ -70,6 +71,7 @@ class PagePool:
         self.filled: NDArray[np.bool_] = np.zeros((FIRST_CAPACITY, page_size), np.bool_)
         self.physical: NDArray[np.int32] = np.full(FIRST_CAPACITY, UNBOUND, np.int32)
         self.holes: set[int] = set()
+        self.lost: set[int] = set()
         self.swapped: dict[int, NDArray[np.uint8]] = {}
         self.num_moves = 0
         self.on_freed: Callable[[], None] = lambda: None
@@ -150,20 +152,28 @@ class PagePool:
 
     def set_positions(
         self, pages: PageIds, start: int, positions: NDArray[np.int32]
-    ) -> None:
+    ) -> bool:
         """Note with which positions the slots from ``start`` of a context are written.
 
         Args:
             pages: ``[n]``, the context.
             start: Its first slot to be written.
             positions: ``[num_tokens]`` int32.
+
+        Returns:
+            Whether one of them had a position already.
         """
         size = self.page_size
         if len(positions) == 1:
-            self.positions[pages[start // size], start % size] = positions[0]
-            return
+            place = pages[start // size], start % size
+            is_overwritten = bool(self.positions[place] >= 0)
+            self.positions[place] = positions[0]
+            return is_overwritten
         slots = np.arange(start, start + len(positions))
-        self.positions[pages[slots // size], slots % size] = positions
+        places = pages[slots // size], slots % size
+        is_overwritten = bool((self.positions[places] >= 0).any())
+        self.positions[places] = positions
+        return is_overwritten
 
     def note_copied(self, source: int, target: int) -> None:
         """Note that the engine copied what is filled of one page to another."""
@@ -185,6 +195,19 @@ class PagePool:
         """Note that a page which was to be copied holds anything."""
         self.filled[page] = False
         self._look_for_holes(page)
+
+    def lose_device(self) -> None:
+        """Note that everything on the device is gone. No command is on its way.
+
+        What is in host memory stays.
+        """
+        is_written = (self.positions >= 0).any(axis=1) & (self.physical != SWAPPED)
+        for page in np.flatnonzero(self.physical >= 0).tolist():
+            self.unbind(page)
+        for page in np.flatnonzero(is_written).tolist():
+            self.lost.add(page)
+            self.note_lost(page)
+        self.num_moves += 1
 
     def note_written(
         self, pages: PageIds, start: int, count: int, *, is_good: bool
@@ -210,6 +233,7 @@ class PagePool:
         is_last = self._pins[page] <= 1
         if is_last and (self.filled[page] | (self.positions[page] < 0)).all():
             self.holes.discard(page)
+            self.lost.discard(page)
         else:
             self.holes.add(page)
 
@@ -219,6 +243,7 @@ class PagePool:
         self.positions[page] = UNWRITTEN
         self.filled[page] = False
         self.holes.discard(page)
+        self.lost.discard(page)
         self._unused.append(page)
 
     def _grow(self) -> None:

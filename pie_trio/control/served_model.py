@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
 from pie_trio.control.detokenize import TokenTexts
+from pie_trio.control.device_thread import OpenDevice, open_device_thread
 from pie_trio.control.dispatch import Batcher, open_batcher
 from pie_trio.control.embeds import EmbedPool
 from pie_trio.control.exports import ExportIndex
 from pie_trio.control.pages import PagePool
 from pie_trio.control.processors import Processors
-from pie_trio.errors import AdapterError
+from pie_trio.errors import AdapterError, CancelledError, EngineLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -63,40 +64,71 @@ class ServedModel:
                 engine.load_adapter, name, directory, limiter=self.adapter_limiter
             )
         finally:
-            self._refresh_adapters()
+            self.refresh_adapters()
 
     def drop_adapter(self, name: str) -> None:
-        """Forget an adapter.
+        """Forget an adapter. Streams with it end that wait for their readers.
 
         Raises:
             AdapterError: There is none of that name, or a command that has not ended uses it.
         """
+        if name in self.info.adapters:
+            self.batcher.end_paused(
+                name,
+                CancelledError(
+                    f"the adapter {name} was dropped while the stream waited for its reader: start "
+                    "another one, with an adapter that is there"
+                ),
+            )
         if self.batcher.uses_adapter(name):
             raise AdapterError(
                 f"the adapter {name} is in use: drop it when the forwards and streams with it "
                 "have ended"
             )
         self.batcher.engine.drop_adapter(name)
-        self._refresh_adapters()
+        self.refresh_adapters()
 
-    def _refresh_adapters(self) -> None:
+    @property
+    def state(self) -> Literal["ready", "restarting", "lost"]:
+        """Whether there is an engine: ``lost`` where there never will be one again."""
+        if self.batcher.refusal is not None:
+            return "lost"
+        return "ready" if self.batcher.is_restored else "restarting"
+
+    def lose(self, error: EngineLostError) -> None:
+        """Forget what the engine has taken along; the batcher has seen to pages and embeds."""
+        self.exports.drop_lost()
+        self.processors.lose(error)
+
+    def refresh_adapters(self) -> None:
+        """Note which adapters the engine has."""
         self.info = replace(self.info, adapters=self.batcher.engine.info.adapters)
 
 
 @asynccontextmanager
 async def open_served_model(
-    engine: Engine, tokenizer: Tokenizer, config: ControlConfig, *, max_in_flight: int
+    engine: Engine,
+    tokenizer: Tokenizer,
+    config: ControlConfig,
+    *,
+    max_in_flight: int,
+    open_device: OpenDevice = open_device_thread,
 ) -> AsyncGenerator[ServedModel]:
     """Serve a model for as long as the block is open. The engine stays the caller's."""
     info = engine.info
     pool = PagePool(num_pages=info.num_pages, page_size=info.page_size)
     embeds = EmbedPool(info.num_embeds)
     async with open_batcher(
-        engine, pool, embeds, config, max_in_flight=max_in_flight
+        engine,
+        pool,
+        embeds,
+        config,
+        max_in_flight=max_in_flight,
+        open_device=open_device,
     ) as batcher:
         exports = ExportIndex(pool, trio.current_time)
         batcher.reclaim = exports.reclaim
-        yield ServedModel(
+        model = ServedModel(
             info,
             tokenizer,
             pool,
@@ -109,3 +141,6 @@ async def open_served_model(
             Processors(engine),
             trio.CapacityLimiter(1),
         )
+        model.processors.wait_restored = batcher.wait_restored
+        batcher.on_lost, batcher.on_restored = model.lose, model.refresh_adapters
+        yield model

@@ -20,7 +20,7 @@ from pie_trio.control.contention import (
     SwapOwn,
     make_contention_policy,
 )
-from pie_trio.errors import EngineError, OutOfPagesError
+from pie_trio.errors import EngineError, EngineLostError, OutOfPagesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -231,6 +231,8 @@ class Shortages:
     async def _on_device(self, call: Callable[[], None]) -> bool:
         try:
             await self._device.run(call)
+        except EngineLostError:
+            raise  # the batcher starts over
         except EngineError as error:
             logger.error("pages could not be moved: %s", error)
         except Exception:

@@ -36,7 +36,10 @@ class StreamRows:
     ) -> None:
         kv_len = len(slots)
         self._hidden = hidden
-        self._later: list[tuple[int, int]] = []  # position and slot, the nearest last
+        # Slots with a later position than the stream's, the nearest first; shared with forks.
+        self._later_slots: NDArray[np.int32] = np.empty(0, np.int32)
+        self._later_positions: NDArray[np.int32] = np.empty(0, np.int32)
+        self._num_seen = 0  # of them
         self._row: NDArray[np.bool_] | None = None
         seen = (slots >= 0) & (slots <= position)
         later = slots > position
@@ -47,9 +50,10 @@ class StreamRows:
             return
         self._row = np.ones((1, max_slots), np.bool_)
         self._row[0, :kv_len] = seen
-        found = np.flatnonzero(later)
-        pairs = zip(slots[found].tolist(), found.tolist(), strict=True)
-        self._later = sorted(pairs, reverse=True)
+        found = np.flatnonzero(later).astype(np.int32)
+        order = np.argsort(slots[found], kind="stable")
+        self._later_slots = found[order]
+        self._later_positions = slots[self._later_slots]
 
     def next_row(self, slot: int, position: int) -> NDArray[np.bool_] | None:
         """Return the mask of the token in ``slot``, ``[1, slot + 1]``; None for all of it.
@@ -59,8 +63,11 @@ class StreamRows:
         row = self._row
         if row is None:
             return None
-        while self._later and self._later[-1][0] <= position:
-            row[0, self._later.pop()[1]] = True
+        if self._num_seen < len(self._later_slots):
+            start = self._num_seen
+            positions = self._later_positions
+            self._num_seen = int(np.searchsorted(positions, position, side="right"))
+            row[0, self._later_slots[start : self._num_seen]] = True
         if self._hidden is not None and self._hidden[slot - 1]:
             row[0, slot - 1] = False
         row[0, slot] = True
@@ -69,7 +76,9 @@ class StreamRows:
     def fork(self, current: NDArray[np.bool_] | None) -> StreamRows:
         """Return another one that goes on from the current row."""
         copy = StreamRows.__new__(StreamRows)
-        copy._hidden, copy._later = self._hidden, list(self._later)
+        copy._hidden = self._hidden
+        copy._later_slots, copy._num_seen = self._later_slots, self._num_seen
+        copy._later_positions = self._later_positions
         copy._row = None if self._row is None else self._row.copy()
         assert (current is None) == (self._row is None), "a row comes from here"
         return copy

@@ -219,6 +219,11 @@ class DecodeStream(Command):
             call()
 
     @property
+    def has_processor(self) -> bool:
+        """It has a copy of a processor of its own."""
+        return self._output.processor != NO_PROCESSOR
+
+    @property
     def mask_bytes(self) -> int:
         """Of the forward that runs next."""
         request = self.forward
@@ -236,7 +241,10 @@ class DecodeStream(Command):
             return super().cut(num_tokens, pool)
         # Not before it runs: a stream that ends leaves no slot that looks unfilled.
         slot = request.kv_len - 1
-        pool.positions[self._page, slot % self._page_size] = self._position
+        place = self._page, slot % self._page_size
+        if pool.positions[place] >= 0:
+            self._owner.table.changes += 1
+        pool.positions[place] = self._position
         return ForwardRequest(
             request.token_ids,
             request.positions,
@@ -280,6 +288,11 @@ class DecodeStream(Command):
             output.end("stopped")
         if output.finish is not None or self.is_withdrawn:
             return True
+        if (totals := self.tenant.totals) is not None:
+            if not totals.has_room("tokens"):
+                self.is_withdrawn, self.failure = True, totals.error("tokens")
+                return True
+            totals.add("tokens")
         batcher = self._owner.model.batcher
         now = batcher.last_step_at
         batcher.trace.note_command(self, None, now)
@@ -395,7 +408,7 @@ class DecodeStream(Command):
             else:
                 output.fail(outcome)
         elif output.finish is None:
-            output.fail(CancelledError("the stream was withdrawn"))
+            output.fail(self.failure or CancelledError("the stream was withdrawn"))
         owner.model.processors.drop(output.processor)
         owner.on_ended(self)
         self._make_forks(BadArgumentError("the stream ended before it was forked"))

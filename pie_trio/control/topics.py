@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pie_trio.control.quotas import Share
 from pie_trio.control.receives import ReceiveQueue, message_bytes
 from pie_trio.errors import BadArgumentError, ForbiddenError, LimitError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pie_trio.control.outbox import Message
-    from pie_trio.control.receives import Receive
+from pie_trio.control.receives import Receive
 
 __all__ = ["Heard", "Mailbox", "TopicUse", "Topics"]
 
@@ -54,11 +55,12 @@ class Mailbox:
         max_unread: int,
         max_bytes: int,
         on_close: Callable[[Mailbox], None],
+        share: Share,
     ) -> None:
         self.topic, self.subscriber = topic, subscriber
         self.hears_itself = hears_itself
         self.max_unread, self.max_bytes = max_unread, max_bytes
-        self._on_close = on_close
+        self._on_close, self._share = on_close, share
         self._messages: deque[tuple[Message, str, int]] = deque()  # sender, size
         self._num_bytes = self._num_missed = 0
         self._is_closed = False
@@ -89,7 +91,8 @@ class Mailbox:
             return
         self._is_closed = True
         self._messages.clear()
-        self._num_bytes = 0
+        self._count(-self._num_bytes)
+        self._share.give("subscriptions")
         self._on_close(self)
         self._receives.tell_next()
 
@@ -100,17 +103,33 @@ class Mailbox:
             len(self._messages) >= self.max_unread
             or self._num_bytes + size > self.max_bytes
         ):
-            self._num_bytes -= self._messages.popleft()[2]
+            self._drop_oldest()
+        # Where the mailboxes of all inferlets of a user are full, the rule is the same.
+        while self._messages and self._share.room("unread_bytes") < size:
+            self._drop_oldest()
+        if self._share.room("unread_bytes") < size:
             self._num_missed += 1
+            return
         self._messages.append((message, sender, size))
-        self._num_bytes += size
+        self._count(size)
         self._receives.tell_next()
+
+    def _drop_oldest(self) -> None:
+        self._count(-self._messages.popleft()[2])
+        self._num_missed += 1
+
+    def _count(self, num_bytes: int) -> None:
+        self._num_bytes += num_bytes
+        if num_bytes < 0:
+            self._share.give("unread_bytes", -num_bytes)
+        else:
+            self._share.take("unread_bytes", num_bytes)
 
     def _take_next(self) -> Heard | None:
         if not self._messages:
             return None
         message, sender, size = self._messages.popleft()
-        self._num_bytes -= size
+        self._count(-size)
         num_missed, self._num_missed = self._num_missed, 0
         return Heard(message, sender, num_missed)
 
@@ -155,6 +174,7 @@ class Topics:
         owner: str,
         subscriber: str,
         hears_itself: bool = False,
+        share: Share | None = None,
     ) -> Mailbox:
         """Return a new mailbox, which gets what is broadcast from now on, in order.
 
@@ -167,11 +187,12 @@ class Topics:
             subscriber: The id of the instance.
             hears_itself: Whether it gets its own broadcasts too. By default it does not: most
                 inferlets that say and hear the same things would have to filter theirs out.
+            share: Of the quotas that count it, and what waits in it.
 
         Raises:
             BadArgumentError: The name is empty or too long, or has unprintable characters.
             ForbiddenError: The topic belongs to another owner, and there is no grant.
-            LimitError: The subscriber has as many mailboxes as it may have.
+            LimitError: The subscriber has as many mailboxes as it may have, or its user.
         """
         name = self._resolve(topic, owner, "subscribe")
         if len(self._by_subscriber.get(subscriber, ())) >= self.max_mailboxes:
@@ -179,6 +200,9 @@ class Topics:
                 f"an inferlet may have {self.max_mailboxes} subscriptions at once: "
                 "unsubscribe from some first"
             )
+        share = share or Share()
+        share.check("subscriptions", 1)
+        share.take("subscriptions")
         mailbox = Mailbox(
             topic=name,
             subscriber=subscriber,
@@ -186,6 +210,7 @@ class Topics:
             max_unread=self.max_unread,
             max_bytes=self.max_bytes,
             on_close=self._remove,
+            share=share,
         )
         self._mailboxes.setdefault(name, {})[mailbox] = None
         self._by_subscriber.setdefault(subscriber, {})[mailbox] = None

@@ -8,7 +8,7 @@ which the garbage collector soon stops looking at. They become records when some
 from __future__ import annotations
 
 from collections import deque
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pie_trio.control.commands import Kind
@@ -176,6 +176,11 @@ class Trace:
     def steps(self) -> list[StepRecord]:
         """The steps, oldest first."""
         return list(self._steps)
+
+    def latest_commands(self, count: int) -> list[CommandRecord]:
+        """Return so many of the commands, oldest first, without a look at all others."""
+        latest = list(islice(reversed(self._commands), count))
+        return [CommandRecord._make(command) for command in reversed(latest)]
 
     def commands_after(self, finished_at: float) -> list[CommandRecord]:
         """Return the commands that finished later than that, newest first."""

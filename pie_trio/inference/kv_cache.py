@@ -5,8 +5,10 @@ Who holds which page or place is the control layer's business.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pie_trio.errors import ConfigError
@@ -26,6 +28,10 @@ __all__ = [
     "kv_bytes_per_page",
     "num_pages_in",
 ]
+
+
+ALIGNMENT = 64
+"""Bytes of a line of the processor's caches."""
 
 
 class KvCache:
@@ -139,14 +145,24 @@ def allocate_kv_cache(
         config.head_dim,
     )
     try:
-        return KvCache(torch.zeros(shape, dtype=dtype))
-    except (RuntimeError, MemoryError) as error:
+        return KvCache(_lazy_zeros(shape, dtype))
+    except (RuntimeError, MemoryError, ValueError) as error:
         page_bytes = kv_bytes_per_page(config, page_size=page_size, dtype=dtype)
         raise ConfigError(
             f"the KV cache needs {num_pages} pages of {page_bytes:,} bytes, "
             f"{num_pages * page_bytes:,} in all, which cannot be allocated: "
             "start with fewer --kv-pages"
         ) from error
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros that take memory where they are written: torch writes all of them."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(num_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    used = memory[start : start + num_bytes]
+    zeros = torch.from_numpy(used)  # pyright: ignore[reportUnknownMemberType] -- torch
+    return zeros.view(dtype).view(shape)
 
 
 def allocate_embeds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,11 @@ from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, WasmConfig
+from pie_trio.control.device_thread import OpenDevice, open_device_thread
 from pie_trio.inference.fake import FakeEngine, FakeTokenizer
+
+if TYPE_CHECKING:
+    from pie_trio.engine_api import Engine, Tokenizer
 
 OpenLauncher = Callable[..., AbstractAsyncContextManager[Launcher]]
 
@@ -41,7 +45,9 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
     @asynccontextmanager
     async def open_it(
         *,
-        engine: FakeEngine | None = None,
+        engine: Engine | None = None,
+        open_device: OpenDevice = open_device_thread,
+        tokenizer: Tokenizer | None = None,
         num_warm: int = 0,
         control: ControlConfig | None = None,
         slice_ticks: int | None = None,
@@ -52,7 +58,7 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
         ordinary = language.runtime.slice_ticks
         language.runtime.slice_ticks = slice_ticks or ordinary
         fake = engine or FakeEngine()
-        loaded = LoadedEngine(fake, FakeTokenizer())
+        loaded = LoadedEngine(fake, tokenizer or FakeTokenizer(), open_device)
         instance_limits = InstanceLimits(**limits)
         async with (
             open_models(
@@ -71,7 +77,8 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
                 yield launcher
             finally:
                 language.runtime.slice_ticks = ordinary
-            assert fake.num_processors == 0, "a processor was lost"
+            if isinstance(fake, FakeEngine):
+                assert fake.num_processors == 0, "a processor was lost"
             for model in models.values():
                 assert model.pool.num_free == model.pool.num_pages, "a page was lost"
                 model.pool.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.control.guests import World, open_world
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pie_trio.engine_api import Batch, BatchResult, ForwardRequest
+    from pie_trio.engine_api import Batch, BatchResult, Engine, ForwardRequest
 
 T = TypeVar("T")
 
@@ -26,9 +27,23 @@ T = TypeVar("T")
 class ManualDevice:
     """A device each of whose calls lasts until the test lets it go."""
 
-    def __init__(self) -> None:
+    error = None
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.is_busy = self.is_open = False
         self._released = trio.Event()
+
+    async def execute(self, batch: Batch, *, is_here: bool) -> BatchResult:
+        if is_here:
+            return self.engine.execute(batch)
+        return await self.run(partial(self.engine.execute, batch))
+
+    async def restore(self) -> None:
+        pass
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        pass
 
     async def run(self, call: Callable[[], T]) -> T:
         self.is_busy, self._released = True, trio.Event()
@@ -155,7 +170,7 @@ class Beside:
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._closing = trio.Event()
-        self.device = ManualDevice()
+        self.device = ManualDevice(self._details["engine"])
         async with open_world(device=self.device, **self._details) as self.world:
             self._is_ready.set()
             await self._closing.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from pie_trio.control.device_thread import Device
-    from pie_trio.engine_api import Engine
+    from pie_trio.engine_api import Batch, BatchResult, Engine
 
 T = TypeVar("T")
 
@@ -40,8 +41,21 @@ LAST_TOKEN = -1
 class InlineDevice:
     """A device in trio's time: each call takes a while of it."""
 
-    def __init__(self, step_seconds: float = 0.01) -> None:
-        self.step_seconds = step_seconds
+    error = None
+
+    def __init__(self, engine: Engine, step_seconds: float = 0.01) -> None:
+        self.engine, self.step_seconds = engine, step_seconds
+
+    async def execute(self, batch: Batch, *, is_here: bool) -> BatchResult:
+        if is_here:
+            return self.engine.execute(batch)
+        return await self.run(partial(self.engine.execute, batch))
+
+    async def restore(self) -> None:
+        pass
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        pass
 
     async def run(self, call: Callable[[], T]) -> T:
         with trio.CancelScope(shield=True):
@@ -254,7 +268,7 @@ async def open_world(
     config = ControlConfig(swap_bytes=swap_pages * page_bytes, **control)
     pool = PagePool(num_pages=num_pages, page_size=PAGE_SIZE)
     embeds = EmbedPool(engine.info.num_embeds)
-    device = device or InlineDevice(step_seconds)
+    device = device or InlineDevice(engine, step_seconds)
     batcher = Batcher(engine, pool, embeds, config, device, max_queued=9999)
     async with trio.open_nursery() as nursery:
         world = World(engine, pool, embeds, batcher, config, nursery)

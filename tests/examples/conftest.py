@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pie_trio.application.authoring.testing.pie import Pie
 from pie_trio.application.authoring.testing.runs import Sandbox
 from pie_trio.application.run.setup import load_engine
 from pie_trio.config import ModelConfig
-from tests.examples.running import MODELS, Examples
+from tests.examples.running import EXAMPLES, MODELS, Examples
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,3 +41,11 @@ def examples(torch_is_there: None) -> Generator[Examples]:
     """Runs examples."""
     with open_examples() as found:
         yield found
+
+
+@pytest.fixture
+def tiny(examples: Examples) -> Pie:
+    """Runs examples on pie-tiny, in Wasm or natively, with messages of a client."""
+    pie = Pie(EXAMPLES, examples.sandbox)
+    pie.use_model(MODELS / "pie_tiny")
+    return pie

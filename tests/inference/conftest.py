@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pie_trio.application.engines.process import engine_environment
+from pie_trio.application.engines.remote import RemoteEngine
 from pie_trio.inference.engine import open_engine
 from pie_trio.inference.fake import FakeEngine
 from pie_trio.inference.kernels.library import find_library
@@ -12,6 +15,9 @@ from tests.model_factory import LlamaShape, write_llama_directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from pie_trio.inference.engine import LoadedModel, TorchEngine
     from pie_trio.inference.kernels.choosing import KernelsName
@@ -65,11 +71,35 @@ def tiny_model(tiny_llama: Path, kernels_name: KernelsName) -> Iterator[LoadedMo
     model.engine.close()
 
 
-@pytest.fixture(params=["fake", "torch", "torch-untied", "native", "native-untied"])
+class FakeInProcess(RemoteEngine):
+    """A fake in a process of its own, with the fake's tool for tests."""
+
+    def __init__(self) -> None:
+        opener = partial(
+            FakeEngine, num_pages=NUM_PAGES, page_size=PAGE_SIZE, num_embeds=NUM_EMBEDS
+        )
+        super().__init__("fake", opener, engine_environment(NUM_THREADS))
+
+    def store_tokens(
+        self, slots: NDArray[np.int32], token_ids: NDArray[np.int32]
+    ) -> None:
+        """See :meth:`FakeEngine.store_tokens`."""
+        self._call("store_tokens", slots, token_ids)
+
+
+ENGINES = ("fake", "process", "torch", "torch-untied", "native", "native-untied")
+
+
+@pytest.fixture(params=ENGINES)
 def engine(
     request: pytest.FixtureRequest, tiny_llama: Path, untied_llama: Path
-) -> Iterator[FakeEngine | TorchEngine]:
+) -> Iterator[FakeEngine | TorchEngine | FakeInProcess]:
     """What the contract suites run over."""
+    if request.param == "process":
+        remote = FakeInProcess()
+        yield remote
+        remote.close()
+        return
     if request.param == "fake":
         yield FakeEngine(
             num_pages=NUM_PAGES, page_size=PAGE_SIZE, num_embeds=NUM_EMBEDS

@@ -102,8 +102,9 @@ def imports_from_elsewhere(project: Project) -> list[Import]:
                 continue
             if is_inside(item.name, own) or is_inside(item.name, ("inferlet_py",)):
                 continue
-            # What dependencies import in functions is often for other systems.
-            is_optional = item.is_optional or (not is_own and item.is_lazy)
+            # What dependencies import in functions, or instead, is often for other systems.
+            is_elsewhere = item.is_lazy or item.is_fallback
+            is_optional = item.is_optional or (not is_own and is_elsewhere)
             known = found.get(item.name)
             if known is None or (known.is_optional and not is_optional):
                 found[item.name] = Import(

@@ -81,8 +81,10 @@ def _check_imports(
 ) -> Iterator[Finding]:
     for item in find_imports(path, text):
         name = item.name
-        if not name or item.is_optional or (not is_own and item.is_lazy):
+        if not name or item.is_optional:
             continue
+        if not is_own and (item.is_lazy or item.is_fallback):
+            continue  # of dependencies these are often for other systems
         if name in subset.modules or name in known or is_inside(name, ("inferlet_py",)):
             continue
         if is_inside(name, known):

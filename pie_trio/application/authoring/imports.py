@@ -25,6 +25,7 @@ class Import:
         is_lazy: It happens when a function is called.
         is_optional: The program does without: the import is inside of a ``try``, or the name
             may be no module but something inside of one.
+        is_fallback: It happens when another import has failed.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Import:
     line: int
     is_lazy: bool = False
     is_optional: bool = False
+    is_fallback: bool = False
 
     @property
     def where(self) -> str:
@@ -77,6 +79,7 @@ class _Visitor(ast.NodeVisitor):
         self._package = parts[:-1]
         self._depth = 0
         self._num_tries = 0
+        self._num_fallbacks = 0
         self._importers = {"__import__"}  # functions that import what they are told
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # ast's name
@@ -106,8 +109,11 @@ class _Visitor(ast.NodeVisitor):
         for child in node.body:
             self.visit(child)
         self._num_tries -= is_caught
-        rest: list[ast.AST] = [*node.handlers, *node.orelse, *node.finalbody]
-        for part in rest:
+        for handler in node.handlers:
+            self._num_fallbacks += _catches_imports(handler)
+            self.visit(handler)
+            self._num_fallbacks -= _catches_imports(handler)
+        for part in (*node.orelse, *node.finalbody):
             self.visit(part)
 
     def visit_Import(self, node: ast.Import) -> None:  # ast's name
@@ -152,6 +158,7 @@ class _Visitor(ast.NodeVisitor):
                 node.lineno,
                 is_lazy=self._depth > 0,
                 is_optional=is_optional or self._num_tries > 0,
+                is_fallback=self._num_fallbacks > 0,
             )
         )
 

@@ -30,6 +30,7 @@ _BLOCK = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 MIB = 1 << 20
+PUBLISHED = ("chat", "completions", "embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Manifest:
         grants: What it may do; None where it does not say, and the one who runs it decides.
         limits: What it may use.
         dependencies: Distributions that it needs, as pip takes them.
+        publish: The OpenAI routes on which its name is a model, by what they serve.
     """
 
     name: str = ""
@@ -93,6 +95,7 @@ class Manifest:
     grants: Grants | None = None
     limits: Limits = field(default_factory=Limits)
     dependencies: Sequence[str] = ()
+    publish: Sequence[str] = ()
 
     def granted(self, offered: Grants) -> Grants:
         """Return what the program may do where ``offered`` is what it may do at most.
@@ -184,6 +187,7 @@ def _parse_table(table: object, where: str, prefix: str) -> Manifest:
             "name": _name,
             "description": _str,
             "entry": _entry,
+            "publish": _publish,
             "grants": _table,
             "limits": _table,
         },
@@ -287,6 +291,14 @@ def _list_of_str(value: object, where: str) -> tuple[str, ...]:
         raise _wrong(where, "a list of texts", value)
     items = cast("list[object]", value)
     return tuple(_str(item, where) for item in items)
+
+
+def _publish(value: object, where: str) -> tuple[str, ...]:
+    found = _list_of_str(value, where)
+    for item in found:
+        if item not in PUBLISHED:
+            raise _wrong(where, f"some of {', '.join(PUBLISHED)}", item)
+    return found
 
 
 def _hosts(value: object, where: str) -> tuple[str, ...]:

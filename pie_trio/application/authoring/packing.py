@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["PackedProgram", "add_manifest", "load_packed"]
+__all__ = ["PackedProgram", "add_manifest", "is_wasm", "load_packed"]
 
 MAGIC = b"\0asm"
 COMPONENT_LAYER = b"\x01\x00"
@@ -46,29 +46,39 @@ class PackedProgram:
     digest: str
 
 
-def load_packed(path: Path) -> PackedProgram:
+def is_wasm(data: bytes) -> bool:
+    """Say whether it begins as a file of Wasm does, be it a component or not."""
+    return data.startswith(MAGIC)
+
+
+def load_packed(path: Path, label: str = "") -> PackedProgram:
     """Read a component and its manifest.
+
+    Args:
+        path: Of the file.
+        label: What messages call it; empty for the path.
 
     Raises:
         ProgramError: It cannot be read, or is no component.
     """
+    label = label or str(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ProgramError(
-            f"there is no program at {path}: `pie build` makes one of a folder or a .py file"
+            f"there is no program at {label}: `pie build` makes one of a folder or a .py file"
         ) from None
     except OSError as error:
-        raise ProgramError(f"cannot read {path}: {error.strerror}") from error
+        raise ProgramError(f"cannot read {label}: {error.strerror}") from error
     if data[:4] != MAGIC or data[6:HEADER_SIZE] != COMPONENT_LAYER:
         raise ProgramError(
-            f"{path} is not a Wasm component: expected what `pie build` makes, or a component "
+            f"{label} is not a Wasm component: expected what `pie build` makes, or a component "
             "for the world `pie:inferlet/inferlet`"
         )
     manifest = Manifest()
-    for name, content in _custom_sections(data, path):
+    for name, content in _custom_sections(data, label):
         if name == SECTION:
-            manifest = _decode(content, path)
+            manifest = _decode(content, label)
     digest = hashlib.sha256(data).hexdigest()
     return PackedProgram(path, manifest.name or path.stem, manifest, digest)
 
@@ -80,7 +90,7 @@ def add_manifest(component: bytes, manifest: Manifest) -> bytes:
     return component + bytes([CUSTOM_SECTION]) + _number(len(payload)) + payload
 
 
-def _decode(content: bytes, path: Path) -> Manifest:
+def _decode(content: bytes, label: str) -> Manifest:
     try:
         members: dict[str, Any] = json.loads(content)
         grants = members.pop("grants")
@@ -88,22 +98,23 @@ def _decode(content: bytes, path: Path) -> Manifest:
             grants["http"] = tuple(grants["http"])
             grants = Grants(**grants)
         limits = Limits(**members.pop("limits"))
-        needs = tuple(members.pop("dependencies"))
-        return Manifest(**members, grants=grants, limits=limits, dependencies=needs)
+        for name in ("dependencies", "publish"):
+            members[name] = tuple(members.get(name, ()))
+        return Manifest(**members, grants=grants, limits=limits)
     except (ValueError, TypeError, KeyError) as error:
         raise ProgramError(
-            f"the manifest in {path} is of another version of Pie: build it again"
+            f"the manifest in {label} is of another version of Pie: build it again"
         ) from error
 
 
-def _custom_sections(data: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
+def _custom_sections(data: bytes, label: str) -> Iterator[tuple[bytes, bytes]]:
     offset = HEADER_SIZE
     while offset < len(data):
         kind = data[offset]
         size, start = _read_number(data, offset + 1)
         offset = start + size
         if offset > len(data):
-            raise ProgramError(f"{path} is cut short: build or copy it again")
+            raise ProgramError(f"{label} is cut short: build or copy it again")
         if kind == CUSTOM_SECTION:
             name_size, name_start = _read_number(data, start)
             name_end = name_start + name_size

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_trio.application.host.in_flight import check_room, submit
+from pie_trio.application.host.in_flight import check_room, request_bytes, submit
 from pie_trio.application.host.interface import HANDLES, fallible, interface
 from pie_trio.application.wasm.values import U32, Unit
 from pie_trio.control.commands import Kind
@@ -77,7 +77,8 @@ def copy_kvpage(
                 f"{count} tokens from offset {offset} do not lie within a page of "
                 f"{pool.page_size}"
             )
-    check_room(session)
+    num_bytes = request_bytes(4, 0)
+    check_room(session, num_bytes)
     new = pool.make_writable(into)
     copies: list[PageCopy] = []
     if new != into:
@@ -87,6 +88,7 @@ def copy_kvpage(
     copies.append(PageCopy(old, new, source_offset, target_offset, count))
     moved = pool.positions[old, source_offset : source_offset + count].copy()
     pool.positions[new, target_offset : target_offset + count] = moved
+    table.changes += 1
     pages = {page for copy in copies for page in (copy.source, copy.target)}
     return submit(
         session,
@@ -95,6 +97,7 @@ def copy_kvpage(
         writes=(new,),
         pages=np.array(sorted(pages), np.intp),
         copies=tuple(copies),
+        num_bytes=num_bytes,
     )
 
 

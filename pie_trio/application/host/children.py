@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
+from pie_trio.application.host.grants import check_grant
 from pie_trio.application.host.interface import fallible, interface, waiting
 from pie_trio.application.host.messaging import (
     MESSAGE,
@@ -33,7 +34,6 @@ from pie_trio.control.receives import message_bytes
 from pie_trio.errors import (
     BadArgumentError,
     EngineError,
-    ForbiddenError,
     GuestFailedError,
     InferletError,
     LimitError,
@@ -108,12 +108,12 @@ class Child:
 
     def __init__(self, parent: Session) -> None:
         limits = parent.limits
-        self.from_parent = Outbox(
-            max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
-        )
-        self.to_parent = Inbox(
-            max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
-        )
+        boxes: dict[str, Any] = {
+            "max_unread": limits.max_unread,
+            "max_bytes": limits.max_unread_bytes,
+            "share": parent.share,
+        }
+        self.from_parent, self.to_parent = Outbox(**boxes), Inbox(**boxes)
         self.outcome: Outcome | None = None
         self.task = trio.CancelScope()
         self._parent = parent
@@ -265,6 +265,11 @@ class Children:
             "child", max_handles=limits.max_children
         )
 
+    def close(self) -> None:
+        """Forget all children, which have ended, and what they have sent."""
+        for child in self.table.clear():
+            child.to_parent.close()
+
     def check_room(self, session: Session, number: int) -> None:
         """Raise unless a child may be launched under a number."""
         limits, depth = session.limits, session.launch.depth + 1
@@ -286,12 +291,19 @@ def spawn(session: Session, number: int, program: str, arguments: str) -> int:
     spawner = session.spawner
     if spawner is None:
         raise UnsupportedError("this server launches no children")
-    if not session.launch.grants.spawn:
-        raise ForbiddenError("launching a child needs the grant `spawn`")
+    check_grant(session, "spawn", "launching a child")
+    if len(arguments) > (most := session.limits.max_argument_bytes):
+        raise LimitError(
+            f"the arguments of a child have {len(arguments)} characters as JSON, but {most} are "
+            "the limit: send it the rest as messages"
+        )
     by_name = _parse(arguments)
     session.tickets.check_room()
     session.tasks.check()
     session.children.check_room(session, number)
+    session.share.check("instances", 1)
+    session.tree.totals.check("launches")
+    session.tree.totals.add("launches")
     child = Child(session)
     session.children.table.add(number, child)
     session.children.num_alive += 1

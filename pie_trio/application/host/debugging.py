@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from pie_trio.control.served_model import ServedModel
     from pie_trio.control.trace import StepRecord
 
-__all__ = ["answer_instance", "answer_queue"]
+__all__ = ["answer_instance", "answer_queue", "answer_usage"]
 
 NUM_STEPS_EXPLAINED = 16
+NUM_TRACED = 2048
+"""Of the latest commands and steps; to look at all that is kept would hold everybody up."""
 
 
 def answer_queue(session: Session, queue: CommandQueue, query: str) -> Any:
@@ -41,7 +43,7 @@ def answer_queue(session: Session, queue: CommandQueue, query: str) -> Any:
             "step_seconds": model.batcher.step_seconds,
             "unfinished": model.batcher.num_unfinished,
         },
-        "explain": lambda: _explain(session, model.batcher.trace.steps),
+        "explain": lambda: _explain(session, model.batcher.trace.steps[-NUM_TRACED:]),
     }
     return _answer(answers, query)
 
@@ -54,6 +56,7 @@ def answer_instance(session: Session, query: str) -> Any:
     """
     answers = {
         "limits": lambda: asdict(session.limits),
+        "usage": lambda: answer_usage(session),
         "pages": lambda: {
             name: _pages(session, session.models[name]) for name in session.tenants
         },
@@ -65,11 +68,34 @@ def answer_instance(session: Session, query: str) -> Any:
         "trace": lambda: [
             record._asdict()
             for name in session.tenants
-            for record in session.models[name].batcher.trace.commands
+            for record in session.models[name].batcher.trace.latest_commands(NUM_TRACED)
             if record.tenant == session.launch.instance_id
         ],
     }
     return _answer(answers, query)
+
+
+def answer_usage(session: Session) -> dict[str, Any]:
+    """Return what an instance holds and has used, with its limits.
+
+    ``held`` and ``in_all`` are of the instance with its children, each by kind with ``used`` and
+    ``limit``; ``cpu_seconds`` too.
+    """
+    tree = session.tree
+    return {
+        "held": _used(tree.quota.used, tree.quota.limits),
+        "in_all": _used(tree.totals.used, tree.totals.limits),
+        "cpu_seconds": 0.0 if tree.account is None else tree.account.used_seconds,
+        "lines_left_out": session.log.num_left_out,
+        "children": session.children.num_alive,
+        "depth": session.launch.depth,
+    }
+
+
+def _used(
+    used: Mapping[str, int], limits: Mapping[str, int | None]
+) -> dict[str, dict[str, int | None]]:
+    return {kind: {"used": used[kind], "limit": limits[kind]} for kind in used}
 
 
 def _pages(session: Session, model: ServedModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pie_trio.application.host.forward import (
     read_sampler,
     warn_of_positions,
 )
-from pie_trio.application.host.in_flight import check_room
+from pie_trio.application.host.in_flight import Held, check_room, request_bytes
 from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
 from pie_trio.application.host.processors import resolve_processor
 from pie_trio.application.host.traits import check_trait
@@ -35,7 +35,7 @@ from pie_trio.control.streams import (
 from pie_trio.errors import BadArgumentError, CancelledError, LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pie_trio.application.host.session import Session
     from pie_trio.application.waiting import Waiting
@@ -47,6 +47,15 @@ MAX_STOP_TEXTS = 64
 MAX_STOP_CHARACTERS = 4096
 MAX_STREAM_TOKENS = 1 << 20
 """Its pages are named beforehand: more would be a list without end."""
+
+SLOT_BYTES = 12
+"""Of its mask: the row, what is hidden, and what will be seen later."""
+
+UNREAD_BYTES = 96
+"""Of a token that was not read yet, with its text."""
+
+STOP_BYTES = 64
+"""Of a stop token, or a character of a stop text."""
 
 STREAM_REQUEST = Record(
     tokens=INT32S,
@@ -80,16 +89,17 @@ class Decoding:
     """
 
     def __init__(self, *, max_streams: int) -> None:
-        self.streams: HandleTable[tuple[DecodeStream, CommandQueue]] = HandleTable(
-            "decode stream", max_handles=max_streams
+        self.streams: HandleTable[tuple[DecodeStream, CommandQueue, Held]] = (
+            HandleTable("decode stream", max_handles=max_streams)
         )
         self.awaited: set[DecodeStream] = set()
 
     def close(self) -> None:
         """End all streams; their commands finish after the step that is running."""
-        for stream, _ in self.streams.clear():
+        for stream, _, held in self.streams.clear():
             stream.forget_reader()
             stream.withdraw()
+            held.let_go()
 
 
 def start_decode_stream(
@@ -99,9 +109,20 @@ def start_decode_stream(
     found, streams = session.queues.get(queue), session.decoding.streams
     wanted = _read_request(session, found, request)
     streams.check_unused([handle])
-    check_room(session)
-    stream = start_stream(wanted, _owner(session, found))
-    streams.add(handle, (stream, found))
+    num_bytes = _stream_bytes(wanted, found.model.pool.page_size)
+    check_room(session, num_bytes, len(wanted.token_ids))
+    if wanted.processor is not None:
+        session.processor_use.check(1)
+    held = Held(session.in_flight, num_bytes, 2)
+    use = _StreamUse(session, held, has_processor=wanted.processor is not None)
+    try:
+        stream = start_stream(wanted, _owner(session, found, use))
+    except BaseException:
+        use.give_back()
+        held.let_go()
+        raise
+    session.tree.totals.add("tokens", len(wanted.token_ids))
+    streams.add(handle, (stream, found, held))
     if len(wanted.positions):
         last = int(wanted.positions.max()) + wanted.max_tokens - 1
         warn_of_positions(session, last, found.model)
@@ -109,7 +130,7 @@ def start_decode_stream(
 
 def read_stream(session: Session, handle: int) -> int:
     """Return a ticket for what a stream has to read next."""
-    stream, _ = session.decoding.streams.get(handle)
+    stream, *_ = session.decoding.streams.get(handle)
     if stream.has_ended:
         raise BadArgumentError(f"decode stream {handle} was read to its end: close it")
     awaited = session.decoding.awaited
@@ -166,9 +187,12 @@ def fork_stream(
 ) -> int:
     """Let another stream go on from where this one is; return a ticket."""
     streams = session.decoding.streams
-    stream, queue = streams.get(source)
+    stream, queue, source_held = streams.get(source)
     streams.check_unused([target])
-    check_room(session)
+    num_bytes = source_held.num_bytes
+    check_room(session, num_bytes)
+    if stream.has_processor:
+        session.processor_use.check(1)
     spec, processor = read_sampler(sampler)
     if processor:
         raise BadArgumentError(
@@ -180,24 +204,28 @@ def fork_stream(
 
     def on_done(outcome: DecodeStream | Exception) -> None:
         if isinstance(outcome, Exception):
-            session.in_flight.remove()
+            use.give_back()
+            held.let_go()
             tickets.complete(ticket, outcome, model)
             return
         try:
             streams.check_unused([target])
         except (BadArgumentError, LimitError) as error:
             outcome.withdraw()  # another has taken the number meanwhile
+            held.let_go()
             tickets.complete(ticket, error, model)
         else:
-            streams.add(target, (outcome, queue))
+            streams.add(target, (outcome, queue, held))
             tickets.complete(ticket, None, model)
 
     # It counts from now on, also while it waits for a step, and whoever wants the ticket.
-    session.in_flight.add()
+    held = Held(session.in_flight, num_bytes, 2)
+    use = _StreamUse(session, held, has_processor=stream.has_processor)
     try:
-        stream.fork(pages, spec, _owner(session, queue, is_counted=True), on_done)
+        stream.fork(pages, spec, _owner(session, queue, use), on_done)
     except BaseException:
-        session.in_flight.remove()
+        use.give_back()
+        held.let_go()
         tickets.release(ticket)
         raise
     return ticket
@@ -205,8 +233,9 @@ def fork_stream(
 
 def close_stream(session: Session, handle: int) -> None:
     """End a stream at once and forget it."""
-    stream, _ = session.decoding.streams.remove(handle)
+    stream, _, held = session.decoding.streams.remove(handle)
     stream.close(CancelledError("the stream was closed"))
+    held.let_go()
 
 
 def _read_request(
@@ -259,22 +288,59 @@ def _read_request(
     )
 
 
-def _owner(
-    session: Session, queue: CommandQueue, *, is_counted: bool = False
-) -> StreamOwner:
+def _stream_bytes(wanted: StreamRequest, page_size: int) -> int:
+    """Return the most that a stream keeps, as long as its command or its handle is there."""
+    num_pages = len(wanted.pages)
+    num_stops = len(wanted.stop_tokens) + sum(map(len, wanted.stop_texts))
+    num_unread = min(wanted.max_unread, wanted.max_tokens)
+    return (
+        # It keeps the handles beside the pages.
+        2 * request_bytes(num_pages, len(wanted.token_ids))
+        + SLOT_BYTES * num_pages * page_size
+        + STOP_BYTES * num_stops
+        + UNREAD_BYTES * num_unread
+    )
+
+
+class _StreamUse:
+    """What a stream is counted as from its start, or the call that forks it, to its end.
+
+    Args:
+        session: Whose it is.
+        held: What it keeps; its handle keeps that too.
+        has_processor: It has a copy of a processor.
+    """
+
+    def __init__(self, session: Session, held: Held, *, has_processor: bool) -> None:
+        self._session, self._held = session, held
+        self._mask_bytes = 0
+        self._give_processor: Callable[[], None] | None = None
+        session.in_flight.add()
+        if has_processor:
+            self._give_processor = session.processor_use.take()
+
+    def count_mask(self, num_bytes: int) -> None:
+        """Count the mask of its first forward."""
+        self._mask_bytes = num_bytes
+        self._session.in_flight.add_mask(num_bytes)
+
+    def give_back(self) -> None:
+        """Note that it has ended, or has not come to be."""
+        self._session.in_flight.remove(self._mask_bytes)
+        self._held.let_go()
+        if self._give_processor is not None:
+            self._give_processor()
+
+
+def _owner(session: Session, queue: CommandQueue, use: _StreamUse) -> StreamOwner:
     model = queue.model
 
-    mask_bytes = 0
-
     def on_started(stream: DecodeStream) -> None:
-        nonlocal mask_bytes
-        if not is_counted:
-            mask_bytes = stream.mask_bytes
-            session.in_flight.add(mask_bytes)
+        use.count_mask(stream.mask_bytes)
         queue.add(stream)
 
     def on_ended(stream: DecodeStream) -> None:
-        session.in_flight.remove(mask_bytes)
+        use.give_back()
         queue.finish(stream)
 
     return StreamOwner(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from pie_trio.application.host.grants import check_grant
 from pie_trio.application.host.interface import HANDLES, fallible, interface
 from pie_trio.application.wasm.values import (
     BOOL,
@@ -23,7 +24,7 @@ from pie_trio.application.wasm.values import (
     Variant,
 )
 from pie_trio.control.exports import Export, Permission
-from pie_trio.errors import BadArgumentError, ForbiddenError
+from pie_trio.errors import BadArgumentError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,11 +120,9 @@ def _permission(session: Session, case: str, users: Any) -> Permission:
     if case == "users":
         return Permission(users=frozenset(users))
     if case == "published":
-        if not session.launch.grants.publish:
-            raise ForbiddenError(
-                "an export for everybody needs the grant `publish`: ask for it in [tool.pie], "
-                "or name the users"
-            )
+        check_grant(
+            session, "publish", "an export for everybody, not for users by name,"
+        )
         return Permission(is_published=True)
     return Permission()
 

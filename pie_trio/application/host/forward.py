@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,13 @@ from pie_trio.application.host.embedding import (
     resolve_inputs,
     take_outputs,
 )
-from pie_trio.application.host.in_flight import check_room, submit
+from pie_trio.application.host.grants import check_grant
+from pie_trio.application.host.in_flight import (
+    check_room,
+    request_bytes,
+    result_bytes,
+    submit,
+)
 from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
 from pie_trio.application.host.processors import resolve_processor
 from pie_trio.application.host.traits import check_trait
@@ -30,16 +37,20 @@ from pie_trio.application.wasm.values import (
     Unit,
 )
 from pie_trio.control.commands import Kind, embed_key
+from pie_trio.control.following import ForwardTail
 from pie_trio.control.forwards import GuestForward, plan_forward
 from pie_trio.engine_api import NO_PROCESSOR, OutputSpec, SamplerSpec
-from pie_trio.errors import BadArgumentError, ForbiddenError
+from pie_trio.errors import BadArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from pie_trio.application.host.session import Session
     from pie_trio.application.waiting import Waiting
     from pie_trio.control.processors import Processor
+    from pie_trio.control.queues import CommandQueue
     from pie_trio.control.served_model import ServedModel
     from pie_trio.engine_api import OutputResult, RequestResult
 
@@ -95,16 +106,44 @@ OUTPUT_RESULT = Record(
 
 Mask = list[list[int]] | None
 
+MAX_TAILS = 64
+"""Of an inferlet; one that decodes in more places at once describes some forwards in full."""
+
 
 class Forwards:
     """What a session keeps about its forwards.
 
     Attributes:
         has_warned: Of positions beyond those that a model was made for: once is enough.
+        tails: What may be followed, by ticket, the oldest first.
     """
 
     def __init__(self) -> None:
         self.has_warned = False
+        self.tails: dict[int, Tail] = {}
+
+    def keep(self, ticket: int, tail: Tail) -> None:
+        """Let the forward of a ticket be followed; the oldest is forgotten for it."""
+        if len(self.tails) >= MAX_TAILS:
+            del self.tails[next(iter(self.tails))]
+        self.tails[ticket] = tail
+
+
+@dataclass(slots=True)
+class Tail:
+    """What a forward that follows another one has in common with it.
+
+    Attributes:
+        queue: Its handle is ``number``.
+        processors: Each with its handle.
+        result_bytes: What the result of each takes.
+    """
+
+    forward: ForwardTail
+    number: int
+    queue: CommandQueue
+    processors: Sequence[tuple[int, Processor]]
+    result_bytes: int
 
 
 def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
@@ -116,17 +155,13 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
     if adapter:
         check_trait(model.info, "adapters")
     processors: list[Processor] = []
+    specs = read_outputs(session, outputs, model, processors)
     wanted = GuestForward(
-        tokens,
-        positions,
-        pages,
-        start,
-        mask,
-        read_outputs(session, outputs, model, processors),
-        None,
-        adapter,
+        tokens, positions, pages, start, mask, specs, None, adapter
     )
-    check_room(session)
+    num_bytes = request_bytes(len(pages), len(tokens))
+    num_bytes += result_bytes(specs, model.info)
+    check_room(session, num_bytes, len(tokens))
     table = session.pages[model.info.name]
     plan = plan_forward(
         wanted,
@@ -137,7 +172,7 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
         max_mask_entries=session.in_flight.mask_room,
     )
     warn_of_positions(session, int(plan.request.positions.max()), model)
-    return submit(
+    ticket = submit(
         session,
         found,
         Kind.FORWARD,
@@ -146,7 +181,69 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
         forward=plan.request,
         copies=plan.copies,
         processors=processors,
+        num_bytes=num_bytes,
     )
+    tail = ForwardTail.of(wanted, plan, table)
+    if tail is not None:
+        handles = [outputs[0][1][5]] if processors else []
+        used = list(zip(handles, processors, strict=True))
+        size = result_bytes([tail.output], model.info)
+        session.forwards.keep(ticket, Tail(tail, queue, found, used, size))
+    return ticket
+
+
+def next_forward(
+    session: Session, after: int, tokens: NDArray[np.int32], pages: list[int]
+) -> int:
+    """Enqueue the forward that goes on where another one ended, and return its ticket."""
+    forwards = session.forwards
+    tail = forwards.tails.get(after)
+    if tail is None:
+        raise NotFoundError(
+            f"the forward of ticket {after} cannot be followed: it returned more than its last "
+            f"token, was followed already, or {MAX_TAILS} came after it; use forward-text"
+        )
+    found = session.queues.get(tail.number)
+    if found is not tail.queue:
+        raise NotFoundError(
+            f"queue {tail.number} was closed after the forward of ticket {after}: use forward-text"
+        )
+    model = found.model
+    processors: list[Processor] = []
+    for number, processor in tail.processors:
+        if resolve_processor(session, number, model) is not processor:
+            raise NotFoundError(
+                f"processor {number} was closed after the forward of ticket {after}: use "
+                "forward-text"
+            )
+        processors.append(processor)
+    num_bytes = request_bytes(len(tail.forward.handles) + len(pages), len(tokens))
+    num_bytes += tail.result_bytes
+    check_room(session, num_bytes, len(tokens))
+    plan = tail.forward.plan_next(
+        tokens,
+        pages,
+        session.pages[model.info.name],
+        model.pool,
+        model.info,
+        model.config,
+        max_mask_entries=session.in_flight.mask_room,
+    )
+    warn_of_positions(session, tail.forward.position, model)
+    ticket = submit(
+        session,
+        found,
+        Kind.FORWARD,
+        writes=plan.writes,
+        pages=plan.pages,
+        forward=plan.request,
+        copies=plan.copies,
+        processors=processors,
+        num_bytes=num_bytes,
+    )
+    del forwards.tails[after]
+    forwards.tails[ticket] = tail
+    return ticket
 
 
 def forward(
@@ -180,7 +277,9 @@ def forward_with_adapter(
     check_trait(model.info, "forward")
     if adapter:
         check_trait(model.info, "adapters")
-    check_room(session)
+    num_pages = len(input_pages) + len(output_pages)
+    num_bytes = request_bytes(num_pages, len(inputs) + len(output_embeds))
+    check_room(session, num_bytes, len(inputs))
     read = resolve_inputs(session.embeds[model.info.name], inputs)
     outputs = take_outputs(
         session.embeds[model.info.name], output_embeds, read, model.embeds
@@ -221,6 +320,7 @@ def forward_with_adapter(
             forward=plan.request,
             copies=plan.copies,
             embeds=_distinct(read, outputs.slots),
+            num_bytes=num_bytes,
         )
 
 
@@ -242,6 +342,25 @@ def take_forward(session: Session, ticket: int) -> list[tuple[Any, ...]] | Waiti
             )
             for result in results
         ]
+
+    return session.when_ready(ticket, take)
+
+
+def take_tokens(session: Session, ticket: int) -> list[int] | Waiting:
+    """Wait for a forward with one output, close its ticket, and return what was sampled."""
+
+    def take(ticket: int) -> list[int]:
+        outcome = session.tickets.peek(ticket)
+        if not isinstance(outcome, Exception) and (
+            not isinstance(outcome, tuple) or len(outcome) != 1
+        ):
+            raise BadArgumentError(
+                f"ticket {ticket} is not that of a forward with one output: use take-forward for "
+                "several, and finish for other commands"
+            )
+        (result,) = session.tickets.take(ticket)
+        tokens: list[int] = result.token_ids.tolist()
+        return tokens
 
     return session.when_ready(ticket, take)
 
@@ -307,10 +426,8 @@ def _read_output(
     if not extras:
         return OutputSpec(rows, spec, top, processor=number)
     for name in ("logits", "hidden"):
-        if name in extras and not session.launch.grants.logits:
-            raise ForbiddenError(
-                f"an output with {name} needs the grant `logits`: ask for it in [tool.pie]"
-            )
+        if name in extras:
+            check_grant(session, "logits", f"an output with {name}")
     if "logprobs" in extras and spec is None:
         raise BadArgumentError(
             "log-probabilities are those of sampled tokens: give the output a sampler"
@@ -357,6 +474,8 @@ INTERFACE = interface(
     {
         "forward-text": fallible(forward_text, U32, U32, FORWARD_REQUEST),
         "take-forward": waiting(take_forward, List(OUTPUT_RESULT), U32),
+        "next-forward": fallible(next_forward, U32, U32, INT32S, HANDLES),
+        "take-tokens": waiting(take_tokens, List(U32), U32),
         "forward": fallible(
             forward, U32, U32, HANDLES, HANDLES, HANDLES, HANDLES, MASK
         ),

@@ -123,6 +123,7 @@ def open_http(session: Session, number: int, request: tuple[Any, ...]) -> int:
     lifted = _lift(request)
     session.tasks.check()
     session.tickets.check_room()
+    _check_room(session, lifted)
     body = session.http.bodies.add(number)
     # A ticket that is cancelled gives the request up; one that is taken does not.
     ticket = session.tickets.open(lambda: body.cancel())
@@ -133,7 +134,13 @@ def open_http(session: Session, number: int, request: tuple[Any, ...]) -> int:
         nonlocal has_begun
         has_begun = True
         session.tickets.complete(ticket, Answer(HEAD_KIND, lambda: head))
-        return body.put
+        return put
+
+    async def put(data: bytes) -> None:
+        totals = session.tree.totals
+        totals.check("http_bytes", len(data))
+        totals.add("http_bytes", len(data))
+        await body.put(data)
 
     async def work() -> None:
         error: InferletError | None = None
@@ -146,11 +153,13 @@ def open_http(session: Session, number: int, request: tuple[Any, ...]) -> int:
             logger.exception("%s: a request failed", session.launch.instance_id)
             error = InferletError("the server failed at a request: its log says why")
         finally:
+            session.share.give("http_requests")
             if error is not None and not has_begun:
                 session.tickets.complete(ticket, error)
             body.end(error)
 
     scope = session.tasks.start(work)
+    _count(session, lifted)
     body.cancel = scope.cancel
     return ticket
 
@@ -203,12 +212,39 @@ def _start(session: Session, request: HttpRequest) -> int:
         raise UnsupportedError("this server makes no requests")
 
     async def work() -> HttpResponse:
-        client = await session.http.get_client(session)
-        return await client.request(request)
+        try:
+            client = await session.http.get_client(session)
+            response = await client.request(request)
+            session.tree.totals.add("http_bytes", _size_of(response))
+            return response
+        finally:
+            session.share.give("http_requests")
 
-    return start_request(
+    _check_room(session, request)
+    ticket = start_request(
         session, KIND, work, num_bytes=len(request.body), size_of=_size_of
     )
+    _count(session, request)
+    return ticket
+
+
+def _check_room(session: Session, request: HttpRequest) -> None:
+    """Raise unless one more request may be made.
+
+    Raises:
+        LimitError: There are too many at once, or there were in all, or too many bytes.
+    """
+    totals = session.tree.totals
+    totals.check("http_requests")
+    totals.check("http_bytes", len(request.body))
+    session.share.check("http_requests", 1)
+
+
+def _count(session: Session, request: HttpRequest) -> None:
+    """Count a request as one that is made, until its share is given back."""
+    session.share.take("http_requests")
+    session.tree.totals.add("http_requests")
+    session.tree.totals.add("http_bytes", len(request.body))
 
 
 def _size_of(response: HttpResponse) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["InstanceLog", "LogLine"]
+    from pie_trio.control.totals import Totals
+
+__all__ = ["InstanceLog", "LogAllowance", "LogLine"]
 
 MAX_LINE_BYTES = 1 << 16
 MAX_LINE_CHARACTERS = MAX_LINE_BYTES // 4  # as UTF-8 at most MAX_LINE_BYTES
@@ -32,6 +35,45 @@ class LogLine:
     at: float = field(default_factory=time.time, compare=False)
 
 
+class LogAllowance:
+    """What an instance and its children may log.
+
+    Args:
+        max_burst: Bytes that may come at once.
+        bytes_per_second: In the long run; None for no limit.
+        totals: Count ``log_bytes``.
+        now: The time in seconds. Native programs log where trio's clock cannot be asked.
+    """
+
+    def __init__(
+        self,
+        max_burst: int,
+        bytes_per_second: int | None,
+        totals: Totals,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
+        self.max_burst, self.bytes_per_second = max_burst, bytes_per_second
+        self._totals = totals
+        self._left, self._updated_at = float(max_burst), -math.inf
+
+    def take(self, num_bytes: int) -> bool:
+        """Count a line, if it may be logged, and say whether it may."""
+        if not self._totals.has_room("log_bytes", num_bytes):
+            return False
+        if self.bytes_per_second is not None:
+            now = self._now()
+            earned = (now - self._updated_at) * self.bytes_per_second
+            self._left = min(self.max_burst, self._left + earned)
+            self._updated_at = now
+            if num_bytes > self._left:
+                return False
+            self._left -= num_bytes
+        self._totals.add("log_bytes", num_bytes)
+        return True
+
+
 class InstanceLog:
     """Keeps the latest lines.
 
@@ -43,6 +85,9 @@ class InstanceLog:
         lines: The latest ones.
         num_dropped: Older ones.
         on_line: As given; children of the instance tell it their lines too.
+        allowance: What may be logged; what is more is left out, and a line says how much that
+            was. None for no limit.
+        num_left_out: Lines that were left out, in all.
     """
 
     def __init__(
@@ -54,6 +99,9 @@ class InstanceLog:
         self._num_bytes = 0
         self.on_line = on_line
         self._partial: dict[int, bytes] = {}
+        self.allowance: LogAllowance | None = None
+        self.num_left_out = 0
+        self._num_untold = 0  # of those that were left out
 
     def write(self, source: str, text: str) -> None:
         """Append a text; each of its lines becomes one of the log's."""
@@ -75,6 +123,7 @@ class InstanceLog:
             if rest:
                 self._append_raw(stream, rest)
         self._partial.clear()
+        self._tell_left_out()
 
     def _append_raw(self, stream: int, line: bytes) -> None:
         self._append(LogLine(_name(stream), line.decode(errors="replace")))
@@ -86,6 +135,24 @@ class InstanceLog:
             self._append_short(LogLine(line.source, part))
 
     def _append_short(self, line: LogLine) -> None:
+        if self.allowance is not None and not self.allowance.take(_size(line)):
+            self.num_left_out += 1
+            self._num_untold += 1
+            return
+        self._tell_left_out()
+        self._keep(line)
+
+    def _tell_left_out(self) -> None:
+        if not self._num_untold or self.allowance is None:
+            return
+        count, self._num_untold = self._num_untold, 0
+        rate = self.allowance.bytes_per_second
+        text = f"{count} lines were left out: an inferlet may log {self.max_bytes} bytes at once"
+        if rate is not None:
+            text += f", {rate} bytes a second,"
+        self._keep(LogLine("warning", f"{text} and so many in all as its limits say"))
+
+    def _keep(self, line: LogLine) -> None:
         self.lines.append(line)
         self._num_bytes += _size(line)
         while self._num_bytes > self.max_bytes and len(self.lines) > 1:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pie_trio.application.host.forward import OUTPUT, read_outputs
-from pie_trio.application.host.in_flight import check_room, submit
+from pie_trio.application.host.in_flight import (
+    check_room,
+    request_bytes,
+    result_bytes,
+    submit,
+)
 from pie_trio.application.host.interface import HANDLES, fallible, interface
 from pie_trio.application.host.traits import check_trait
 from pie_trio.application.wasm.values import U32, List
@@ -64,7 +69,8 @@ def _project(
                 f"embed {handle} holds no hidden state: name it as an output of a forward first"
             )
     check_outputs(outputs, len(embeds), model.info, model.config)
-    check_room(session)
+    num_bytes = request_bytes(0, len(handles)) + result_bytes(outputs, model.info)
+    check_room(session, num_bytes)
     request = ProjectRequest(
         np.array([embed.slot for embed in embeds], np.int32),
         np.array([embed.position for embed in embeds], np.int32),
@@ -78,6 +84,7 @@ def _project(
         project=request,
         embeds=tuple({embed.slot for embed in embeds}),
         processors=processors,
+        num_bytes=num_bytes,
     )
 
 

@@ -24,19 +24,26 @@ from pie_trio.engine_api import ProcessorSpec
 from pie_trio.errors import BadArgumentError, LimitError, UnknownHandleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pie_trio.application.host.session import Session
     from pie_trio.control.processors import Processor
+    from pie_trio.control.quotas import Share
     from pie_trio.control.served_model import ServedModel
 
-__all__ = ["INTERFACE", "resolve_processor"]
+__all__ = ["INTERFACE", "ProcessorUse", "resolve_processor"]
 
 MAX_ACCEPTED = 4096
 """Tokens of one call: a grammar takes some microseconds for each."""
+
+GRAMMAR_BYTES = 16
+"""For each character of a grammar, which is more once it is compiled."""
+
+PROCESSOR_BYTES = 4096
+"""Of a processor or a copy of one: where it stands."""
 
 GRAMMAR_KIND = Enum("json-schema", "regex", "lark", "gbnf")
 GRAMMAR = Record(kind=GRAMMAR_KIND, text=STRING)
@@ -56,6 +63,64 @@ PROCESSOR_SPEC = Record(
 )
 
 
+class ProcessorUse:
+    """Counts the processors that the engine has of an instance.
+
+    Also those that are made, and were given back meanwhile; that commands use on their way; and
+    the copies of decode streams.
+
+    Args:
+        share: Of the quotas that count them too.
+        max_processors: Most of them.
+        max_bytes: The same for what they were made of.
+    """
+
+    def __init__(self, share: Share, max_processors: int, max_bytes: int) -> None:
+        self.num = self.num_bytes = 0
+        self._share = share
+        self._max_processors, self._max_bytes = max_processors, max_bytes
+
+    def check(self, count: int, num_bytes: int = PROCESSOR_BYTES) -> None:
+        """Raise unless there may be so many more.
+
+        Args:
+            count: Of processors.
+            num_bytes: Of each.
+
+        Raises:
+            LimitError: They may not.
+        """
+        if self.num + count > self._max_processors:
+            raise LimitError(
+                f"{self.num + count} processors asked for, but an inferlet may have "
+                f"{self._max_processors}: give some back first; those count that are being "
+                "made, that commands use, and the copies of decode streams"
+            )
+        wanted = self.num_bytes + count * num_bytes
+        if wanted > self._max_bytes:
+            raise LimitError(
+                f"processors would take {wanted} bytes, but an inferlet may have "
+                f"{self._max_bytes}: give some back first, or make grammars smaller"
+            )
+        self._share.check("processors", count)
+        self._share.check("processor_bytes", count * num_bytes)
+
+    def take(self, num_bytes: int = PROCESSOR_BYTES) -> Callable[[], None]:
+        """Count one more, after :meth:`check`; call what this returns once it is gone."""
+        self._add(1, num_bytes)
+        return lambda: self._add(-1, -num_bytes)
+
+    def _add(self, count: int, num_bytes: int) -> None:
+        self.num += count
+        self.num_bytes += num_bytes
+        if count > 0:
+            self._share.take("processors")
+            self._share.take("processor_bytes", num_bytes)
+        else:
+            self._share.give("processors")
+            self._share.give("processor_bytes", -num_bytes)
+
+
 def create_processor(
     session: Session, number: int, model: str, spec: Sequence[Any]
 ) -> int:
@@ -70,17 +135,21 @@ def create_processor(
     if read.grammar_kind:
         check_trait(served.info, "grammar")
     table.check_unused([number])
-    processor = served.processors.new()
+    use, num_bytes = session.processor_use, _spec_bytes(read)
+    use.check(1, num_bytes)
+    is_counted: list[Callable[[], None]] = []
+    processor = served.processors.new(lambda: is_counted.pop()())
 
     async def work() -> None:
         try:
-            await served.processors.compile(processor, read)
+            await served.processors.compile(processor, read, session.compiling_turn)
         except BaseException:
             if _find(session, number) is processor:  # else it was given back meanwhile
                 table.remove(number)
             raise
 
     ticket = start_request(session, "a processor", work)
+    is_counted.append(use.take(num_bytes))
     table.add(number, processor)
     return ticket
 
@@ -92,8 +161,10 @@ def fork_processor(session: Session, source: int, targets: list[int]) -> None:
     if 0 in targets:
         raise BadArgumentError("a processor's number is above 0: choose another")
     table.check_unused(targets)
+    session.processor_use.check(len(targets))
     for target in targets:
-        table.add(target, found.fork())
+        found.check_idle()
+        table.add(target, found.fork(session.processor_use.take()))
 
 
 def accept(session: Session, number: int, tokens: list[int]) -> int:
@@ -148,6 +219,13 @@ def resolve_processor(
         )
     found.check_made()
     return found
+
+
+def _spec_bytes(spec: ProcessorSpec) -> int:
+    """Return what a processor takes, about, that is made of a spec."""
+    num_tokens = len(spec.bias) + len(spec.allowed_tokens or ()) + len(spec.prompt)
+    num_tokens += len(spec.dry_breakers)
+    return PROCESSOR_BYTES + 8 * num_tokens + GRAMMAR_BYTES * len(spec.grammar)
 
 
 def _find(session: Session, number: int) -> Processor | None:

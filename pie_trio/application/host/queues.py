@@ -36,7 +36,8 @@ def synchronize(session: Session, queue: int) -> int:
     """Return a ticket that is ready once the queue's commands have finished."""
     found, tickets = session.queues.get(queue), session.tickets
     tickets.check_room()
-    ticket = tickets.open(lambda: take_away())
+    # Also where it is released: nobody would hear of it.
+    ticket = tickets.open(on_close=lambda: take_away())
     model = found.model
     take_away = found.synchronize(lambda: tickets.complete(ticket, None, model))
     return ticket

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pie_trio.application.host.session import Session
     from pie_trio.application.waiting import Waiting
+    from pie_trio.control.quotas import Share
     from pie_trio.control.receives import Receive
 
 __all__ = [
@@ -89,10 +90,15 @@ def drop(tickets: dict[int, None], ticket: int) -> None:
 
 
 class RequestBudget:
-    """Counts the bytes of an instance's requests, and of the answers that it has not taken."""
+    """Counts the bytes of an instance's requests, and of the answers that it has not taken.
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    Args:
+        max_bytes: Most of them.
+        share: Of the quotas that count them too.
+    """
+
+    def __init__(self, max_bytes: int, share: Share) -> None:
+        self.max_bytes, self._share = max_bytes, share
         self.num_bytes = 0
 
     def add(self, num_bytes: int) -> None:
@@ -107,11 +113,14 @@ class RequestBudget:
                 f"an inferlet may have {self.max_bytes} at once: take answers before you "
                 "ask for more"
             )
+        self._share.check("request_bytes", num_bytes)
         self.num_bytes += num_bytes
+        self._share.take("request_bytes", num_bytes)
 
     def remove(self, num_bytes: int) -> None:
         """Count less."""
         self.num_bytes -= num_bytes
+        self._share.give("request_bytes", num_bytes)
 
 
 def start_request(

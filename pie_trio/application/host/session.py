@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -20,10 +20,12 @@ from pie_trio.application.host.decode import Decoding
 from pie_trio.application.host.forward import Forwards
 from pie_trio.application.host.http import Http
 from pie_trio.application.host.in_flight import InFlight
+from pie_trio.application.host.processors import ProcessorUse
 from pie_trio.application.host.receiving import RequestBudget
 from pie_trio.application.host.runtime import Runtime
 from pie_trio.application.host.topics import Subscriptions
 from pie_trio.application.host.traits import check_trait
+from pie_trio.application.host.trees import Tree
 from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
 from pie_trio.control.handles import HandleTable
@@ -32,7 +34,7 @@ from pie_trio.control.outbox import Outbox
 from pie_trio.control.page_table import PageTable
 from pie_trio.control.tenants import Tenant
 from pie_trio.control.tickets import TicketTable
-from pie_trio.errors import BadArgumentError
+from pie_trio.errors import BadArgumentError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +47,15 @@ if TYPE_CHECKING:
     from pie_trio.control.embed_table import Embed
     from pie_trio.control.processors import Processor
     from pie_trio.control.queues import CommandQueue
+    from pie_trio.control.quotas import KeyLimits
     from pie_trio.control.served_model import ServedModel
 
 __all__ = ["Launch", "Session"]
 
 T = TypeVar("T")
+
+MAX_TIMERS = 1 << 14
+"""Pollables of WASI that were not dropped."""
 
 _ages = itertools.count(1)
 
@@ -64,6 +70,8 @@ class Launch:
         owner: On whose behalf it runs.
         grants: What it may do.
         depth: How many inferlets stand above it, each of which launched the next.
+        key: The limits of the key that it was launched with, if it has some.
+        tree: What is charged for it; None where it has no parent.
     """
 
     instance_id: str
@@ -71,6 +79,8 @@ class Launch:
     owner: str = "local"
     grants: Grants = field(default_factory=Grants)
     depth: int = 0
+    key: KeyLimits | None = None
+    tree: Tree | None = None
 
 
 class Session:
@@ -90,6 +100,7 @@ class Session:
             that reads only what is wanted.
         spawner: Launches its children. Set by whoever runs it.
         program: What it runs. Set by whoever runs it.
+        tree: What is charged for it and its children together.
     """
 
     def __init__(
@@ -110,16 +121,20 @@ class Session:
         self.on_receive: Callable[[], None] = lambda: None
         self.spawner: Spawner | None = None
         self.program: Program | None = None
-        self.outbox = Outbox(
-            max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
-        )
-        self.inbox = Inbox(
-            max_unread=limits.max_unread, max_bytes=limits.max_unread_bytes
-        )
         self.tickets = TicketTable(
             max_in_flight=limits.max_in_flight, on_wake=self._expect
         )
-        self.share = services.quotas.share_of(launch.owner)
+        self.tree = launch.tree or Tree(
+            launch.instance_id, limits, num_models=max(1, len(services.models))
+        )
+        self.share = services.quotas.share_of(launch.owner, launch.key, self.tree.quota)
+        boxes: dict[str, Any] = {
+            "max_unread": limits.max_unread,
+            "max_bytes": limits.max_unread_bytes,
+            "share": self.share,
+        }
+        self.outbox, self.inbox = Outbox(**boxes), Inbox(**boxes)
+        self.log.allowance = self.tree.log_allowance
         self.queues: HandleTable[CommandQueue] = HandleTable(
             "queue", max_handles=limits.max_queues, share=self.share
         )
@@ -127,14 +142,21 @@ class Session:
         self.embeds: dict[str, HandleTable[Embed]] = {}
         self.tenants: dict[str, Tenant] = {}
         self.processors: HandleTable[Processor] = HandleTable(
-            "processor", max_handles=limits.max_processors, share=self.share
+            "processor", max_handles=limits.max_processors
         )
-        self.in_flight = InFlight(self.share, limits.max_mask_bytes)
+        self.processor_use = ProcessorUse(
+            self.share, limits.max_processors, limits.max_processor_bytes
+        )
+        self.compiling_turn = services.compiling.of(launch.owner)
+        self.tokenizing_turn = services.tokenizing.of(launch.owner)
+        self.in_flight = InFlight(
+            self.share, limits.max_mask_bytes, limits.max_command_bytes
+        )
         self.forwards = Forwards()
         self.decoding = Decoding(max_streams=limits.max_in_flight)
         self.runtime = Runtime()
         self.tasks = TaskGroup(services.background)
-        self.requests = RequestBudget(limits.max_request_bytes)
+        self.requests = RequestBudget(limits.max_request_bytes, self.share)
         self.http = Http()
         self.children = Children(limits)
         self.subscriptions = Subscriptions(
@@ -166,8 +188,14 @@ class Session:
             pages=table.values,
             on_pressure=lambda: self.runtime.signal_pressure(self),
             on_evicted=lambda error: self.on_ended(error),
+            totals=self.tree.totals,
         )
         model.batcher.tenants[tenant] = None
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the device that had work of it."""
+        return sum(tenant.num_steps for tenant in self.tenants.values())
 
     def settle(self) -> None:
         """Note that the guest waits, computes for long, or has ended: batches need not wait."""
@@ -201,6 +229,7 @@ class Session:
         # Requests end where they stand, and children as this instance does.
         with trio.CancelScope(shield=True):
             await self.tasks.close()
+            self.children.close()
             await self.in_flight.wait_finished()
         for processor in self.processors.clear():
             processor.drop()
@@ -277,7 +306,16 @@ class Session:
         self.log.write_output(stream, data)
 
     def add_timer(self, deadline: float) -> int:
-        """Return the number of a new timer."""
+        """Return the number of a new timer.
+
+        Raises:
+            LimitError: There are too many, which ends the instance.
+        """
+        if len(self._timers) >= MAX_TIMERS:
+            raise LimitError(
+                f"{len(self._timers)} timers of WASI are open, which is as many as an inferlet may "
+                "have: the program subscribes to times and does not drop them"
+            )
         number = self._next_timer
         self._next_timer += 1
         self._timers[number] = deadline

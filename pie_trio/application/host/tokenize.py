@@ -65,7 +65,7 @@ def tokenize(
     found = session.model(model)
     check_trait(found.info, "tokenize")
     encode = partial(found.tokenizer.encode, text, add_special_tokens=special)
-    return _run_long(found, encode, size=len(text))
+    return _run_long(session, found, encode, size=len(text))
 
 
 def detokenize(session: Session, model: str, tokens: list[int]) -> str | Waiting:
@@ -77,7 +77,7 @@ def detokenize(session: Session, model: str, tokens: list[int]) -> str | Waiting
             f"token {max(tokens)} is not below {found.info.vocab_size}, the model's vocabulary"
         )
     decode = partial(found.tokenizer.decode, tokens, skip_special_tokens=True)
-    return _run_long(found, decode, size=len(tokens))
+    return _run_long(session, found, decode, size=len(tokens))
 
 
 def render_chat(session: Session, model: str, chat: tuple[Any, ...]) -> Waiting:
@@ -136,7 +136,9 @@ def get_vocabs(session: Session, model: str) -> list[NDArray[np.uint8]]:
     return [np.frombuffer(token, np.uint8) for token in vocabulary]
 
 
-def _run_long(model: ServedModel, call: Callable[[], T], *, size: int) -> T | Waiting:
+def _run_long(
+    session: Session, model: ServedModel, call: Callable[[], T], *, size: int
+) -> T | Waiting:
     """Make a call of the tokenizer, or if its input is long, let the guest wait for it.
 
     Raises:
@@ -152,9 +154,10 @@ def _run_long(model: ServedModel, call: Callable[[], T], *, size: int) -> T | Wa
 
     async def work() -> T:
         # It touches neither the device nor the guest's memory: it may be left alone.
-        return await trio.to_thread.run_sync(
-            call, abandon_on_cancel=True, limiter=model.tokenizer_limiter
-        )
+        async with session.tokenizing_turn:
+            return await trio.to_thread.run_sync(
+                call, abandon_on_cancel=True, limiter=model.tokenizer_limiter
+            )
 
     return Waiting(work)
 

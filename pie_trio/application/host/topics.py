@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pie_trio.application.host.grants import check_grant
 from pie_trio.application.host.interface import fallible, interface, waiting
 from pie_trio.application.host.messaging import MESSAGE, lift_message, lower_message
 from pie_trio.application.host.receiving import open_receive, take_answer
@@ -18,7 +19,6 @@ from pie_trio.application.wasm.values import (
 )
 from pie_trio.control.handles import HandleTable
 from pie_trio.control.topics import Mailbox
-from pie_trio.errors import ForbiddenError
 
 if TYPE_CHECKING:
     from pie_trio.application.host.session import Session
@@ -61,6 +61,7 @@ def subscribe(
         owner=launch.owner,
         subscriber=launch.instance_id,
         hears_itself=hears_itself,
+        share=session.share,
     )
     session.subscriptions.add(subscription, mailbox)
 
@@ -91,10 +92,9 @@ def _check_grant(session: Session, topic: str) -> None:
     """Raise if a topic is another owner's and the instance may not use these."""
     owner, slash, _ = topic.partition("/")
     launch = session.launch
-    if owner and slash and owner != launch.owner and not launch.grants.topics:
-        raise ForbiddenError(
-            f"the topic {topic} belongs to {owner}: topics of other owners need the grant "
-            "`topics`"
+    if owner and slash and owner != launch.owner:
+        check_grant(
+            session, "topics", f"the topic {topic[:300]}, which is {owner[:300]}'s,"
         )
 
 

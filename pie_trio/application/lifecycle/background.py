@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,62 +9,91 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BackgroundShare", "Credit"]
+    from pie_trio.application.computing import Account
 
-MAX_CREDIT = 10
-"""Slices that an inferlet may compute before it counts as one that computes for long.
-
-A launch on a slow machine takes one or two, parsing a long text a few: to hold these back would
-cost their inferlets many steps.
-"""
+__all__ = ["BackgroundShare"]
 
 
-class Credit:
-    """What one inferlet may compute without being held back."""
+class _Turns:
+    """One place; of those who want it, whoever has had the least of it comes next.
 
-    __slots__ = ("slices", "updated_at")
+    First come, first served would give most to the owner, and the instance, that asks most often.
+    """
 
     def __init__(self) -> None:
-        self.slices = float(MAX_CREDIT)
-        self.updated_at = -math.inf
+        self._is_taken = False
+        self._waiting: dict[trio.Event, Account] = {}
+        self._least_of_owner = self._least_of_account = 0.0
+
+    async def take(self, account: Account) -> None:
+        """Wait for the place."""
+        # Who comes late has had as little as who had the least, but not less: or it would go
+        # first for all the time that the others have had before it was there.
+        owner = account.owner
+        account.turns_seconds = max(account.turns_seconds, self._least_of_account)
+        owner.turns_seconds = max(owner.turns_seconds, self._least_of_owner)
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        event = trio.Event()
+        self._waiting[event] = account
+        try:
+            await event.wait()
+        except trio.Cancelled:
+            if self._waiting.pop(event, None) is None:
+                self.give()  # it was ours already
+            raise
+
+    def give(self) -> None:
+        """Let the next one have the place."""
+        if not self._waiting:
+            self._is_taken = False
+            return
+        event, account = min(
+            self._waiting.items(),
+            key=lambda item: (item[1].owner.turns_seconds, item[1].turns_seconds),
+        )
+        del self._waiting[event]
+        self._least_of_account = account.turns_seconds
+        self._least_of_owner = account.owner.turns_seconds
+        event.set()
 
 
 class BackgroundShare:
-    """Lets preempted guests go on one after the other.
+    """Lets guests go on one after the other whose slice is over, or whose account is overdrawn.
 
-    Who has credit goes on as soon as everybody else had a turn. The others share a small part
-    of a core, at which rate credit also comes back while they do something else.
+    Who has something left goes on as soon as everybody else had a turn. All others together share
+    a small part of a core.
 
     Args:
         share: Part of a core for all of them together while ``is_contended()``; with nobody else
             at work they get all of it.
-        slice_seconds: How long a guest computes before it is preempted.
         is_contended: Whether the device or another inferlet is at work.
     """
 
-    def __init__(
-        self, *, share: float, slice_seconds: float, is_contended: Callable[[], bool]
-    ) -> None:
-        self._credit_per_second = share / slice_seconds
-        self._pause_seconds = slice_seconds * (1 / share - 1)
+    def __init__(self, *, share: float, is_contended: Callable[[], bool]) -> None:
+        self._share = share
         self._is_contended = is_contended
-        # First come, first served. One of each at a time, so that however many compute, the
-        # batcher waits for a slice or two.
-        self._turn, self._turn_of_others = trio.Lock(), trio.Lock()
+        # One of each at a time, so that however many compute, the batcher waits for a slice or
+        # two.
+        self._turn, self._turns_of_others = trio.Lock(), _Turns()
 
-    async def wait_turn(self, credit: Credit) -> None:
-        """Return when the caller, whose slice is over, may compute for one more."""
-        earned = (trio.current_time() - credit.updated_at) * self._credit_per_second
-        slices = min(MAX_CREDIT, credit.slices + earned)
-        credit.slices = max(0.0, slices - 1)
-        if slices >= 1:
+    async def wait_turn(self, account: Account) -> None:
+        """Return when the caller may compute on."""
+        if not account.is_overdrawn:
             async with self._turn:
                 await trio.lowlevel.checkpoint()
-        else:
-            async with self._turn_of_others:
+            return
+        account.owner.begin_waiting()
+        try:
+            await self._turns_of_others.take(account)
+            try:
+                seconds = account.settle()
                 if self._is_contended():
-                    await trio.sleep(self._pause_seconds)
+                    await trio.sleep(seconds * (1 / self._share - 1))
                 else:
                     await trio.lowlevel.checkpoint()
-        # From here on, or many that wait for their turns would all earn meanwhile.
-        credit.updated_at = trio.current_time()
+            finally:
+                self._turns_of_others.give()
+        finally:
+            account.owner.end_waiting()

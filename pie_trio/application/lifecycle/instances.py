@@ -8,11 +8,13 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from pie_trio.application.computing import Account, Accounts
 from pie_trio.application.host.instance_log import InstanceLog, LogLine
 from pie_trio.application.host.interfaces import (
     API_VERSION,
@@ -21,7 +23,7 @@ from pie_trio.application.host.interfaces import (
     make_source_interface,
 )
 from pie_trio.application.host.session import Launch, Session
-from pie_trio.application.lifecycle.background import BackgroundShare, Credit
+from pie_trio.application.lifecycle.background import BackgroundShare
 from pie_trio.application.lifecycle.programs import ComponentProgram, SourceProgram
 from pie_trio.application.services import Grants
 from pie_trio.application.waiting import Waiting
@@ -38,13 +40,15 @@ from pie_trio.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
     from pathlib import Path
 
+    from pie_trio.application.host.trees import Tree
     from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.services import Services
     from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
     from pie_trio.config import InstanceLimits
+    from pie_trio.control.quotas import KeyLimits
 
 __all__ = ["Instance", "Launcher", "link_component", "link_language", "open_launcher"]
 
@@ -55,7 +59,12 @@ EXPORTS = {
     "describe": (PROGRAM_INTERFACE, Result(STRING, FAILURE)),
     "run": (PROGRAM_INTERFACE, Result(STRING, FAILURE)),
 }
+COMPILE = "compile"
 MAX_COMPILED_PROGRAMS = 256
+MAX_COMPILED_BYTES = 256 << 20
+"""Of their code: a program may have megabytes of it."""
+MAX_FAILURE_CHARACTERS = 64 << 10
+"""Of the traceback, and of the message, of a program that has raised."""
 REFILL_DELAY_SECONDS = 0.05
 """Making a guest ahead of time must not compete with the launch that took one."""
 CONTENTION_MEMORY_SECONDS = 0.25
@@ -92,6 +101,7 @@ class _GuestHost(Session):
     ) -> None:
         super().__init__(launch, services, limits, log)
         self.program, self.code = program, code
+        self.is_admitted = False
 
     def has_program(self) -> bool:
         return True
@@ -123,18 +133,32 @@ class _End:
 
 
 class _Observer:
-    """Tells the control layer what a fiber is doing."""
+    """Tells the control layer what a fiber is doing, and charges what it computes."""
 
-    def __init__(self, session: Session, background: BackgroundShare) -> None:
+    def __init__(
+        self, session: Session, account: Account, background: BackgroundShare
+    ) -> None:
         self._session, self._background = session, background
-        self._credit = Credit()
+        self._account = account
+        self._num_steps = 0
+
+    @property
+    def is_held(self) -> bool:
+        return self._account.is_overdrawn
+
+    def ran(self, seconds: float) -> None:
+        num_steps = self._session.num_steps
+        if num_steps != self._num_steps:
+            self._account.earn(num_steps - self._num_steps)
+            self._num_steps = num_steps
+        self._account.charge(seconds)
 
     def blocked(self) -> None:
         self._session.settle()
 
     async def slice_over(self) -> None:
         self._session.settle()
-        await self._background.wait_turn(self._credit)
+        await self._background.wait_turn(self._account)
 
 
 class Instance:
@@ -153,6 +177,16 @@ class Instance:
         """Its name."""
         return self.session.launch.instance_id
 
+    def admit(self) -> None:
+        """Count it for its owner now, so that :meth:`run` cannot fail for want of a place.
+
+        Whoever calls this has to call :meth:`run`, which gives the place back.
+
+        Raises:
+            LimitError: The owner, or the key that launches it, has as many as allowed.
+        """
+        self._launcher.admit(self.session)
+
     async def run(self) -> str:
         """Run the program to its end and return its result as JSON.
 
@@ -165,6 +199,12 @@ class Instance:
             TimedOutError: It ran longer than its limit.
         """
         result: str = await self._launcher.run(self.session, "run")
+        most = self.session.limits.max_unread_bytes
+        if len(result) > most:
+            raise LimitError(
+                f"the program returned {len(result)} characters as JSON, but {most} are the "
+                "limit: send it in parts"
+            )
         return result
 
     async def describe(self) -> dict[str, Any]:
@@ -200,16 +240,21 @@ class Launcher:
         self.num_running = 0
         self._language = language
         self._code: dict[str, Sequence[str]] = {}  # by digest of the program
+        self._code_bytes = 0
         self._warm: deque[Fiber] = deque()
         self._taken = trio.Event()
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(3)
         config = language.runtime.config
+        self._accounts = Accounts(config.background_share)
         self._background = BackgroundShare(
-            share=config.background_share,
-            slice_seconds=config.tick_seconds * config.slice_ticks,
-            is_contended=self._is_contended,
+            share=config.background_share, is_contended=self._is_contended
         )
+
+    @property
+    def runtime(self) -> WasmRuntime:
+        """Compiles and runs everything."""
+        return self._language.runtime
 
     def prepare(
         self,
@@ -221,6 +266,8 @@ class Launcher:
         grants: Grants | None = None,
         depth: int = 0,
         limits: InstanceLimits | None = None,
+        key: KeyLimits | None = None,
+        tree: Tree | None = None,
     ) -> Instance:
         """Return a new instance that has not started.
 
@@ -232,6 +279,8 @@ class Launcher:
             grants: What it may do; nothing beyond its sandbox without.
             depth: How many inferlets stand above it.
             limits: What it may use; None for the launcher's limits.
+            key: Limits of the key that it is launched with, if it has some.
+            tree: With which instances it is charged; None where it has no parent.
 
         Raises:
             BadArgumentError: The arguments are nothing that JSON can carry.
@@ -246,6 +295,8 @@ class Launcher:
             owner,
             grants or Grants(),
             depth,
+            key,
+            tree,
         )
         limits = limits or self.limits
         log = InstanceLog(max_bytes=limits.log_bytes, on_line=on_log)
@@ -262,17 +313,26 @@ class Launcher:
         self._check_room()
         await self.compile(source)
         self._check_room()
-        return self.prepare(
+        child = self.prepare(
             source,
             arguments,
             on_log=parent.log.on_line,
             owner=parent.launch.owner,
             grants=parent.launch.grants,
             depth=parent.launch.depth + 1,
+            limits=parent.limits,
+            key=parent.launch.key,
+            tree=parent.tree,
         )
+        try:
+            child.admit()  # so that it is the launch which fails, and not the run
+        except LimitError:
+            await child.session.close()
+            raise
+        return child
 
     def _find_program(self, parent: Session, name: str) -> Program:
-        programs = self.services.programs
+        programs = self.services.programs_of(parent.launch.owner)
         found = programs.get(name) if name else parent.program
         if found is None:
             known = ", ".join(programs) or "none but the inferlet's own"
@@ -290,23 +350,37 @@ class Launcher:
         if isinstance(program, ComponentProgram) or program.digest in self._code:
             return
         instance = self.prepare(program, {})
-        self._code[program.digest] = await self.run(instance.session, "compile")
-        while len(self._code) > MAX_COMPILED_PROGRAMS:
-            del self._code[next(iter(self._code))]
+        code = await self.run(instance.session, COMPILE)
+        if program.digest in self._code:
+            return  # another one has compiled it meanwhile
+        self._code[program.digest] = code
+        self._code_bytes += _size_of(self._code[program.digest])
+        while (
+            len(self._code) > MAX_COMPILED_PROGRAMS
+            or self._code_bytes > MAX_COMPILED_BYTES
+        ):
+            oldest = self._code.pop(next(iter(self._code)))
+            self._code_bytes -= _size_of(oldest)
 
     async def run(self, session: _GuestHost, export: str) -> Any:
         """Run one of the program's exports in a guest of its own; see :class:`Instance`."""
         try:
             self._check_room()
+            if export != COMPILE:  # that runs nothing of the program's
+                self.admit(session)
         except LimitError:
             await session.close()
             raise
         self.num_running += 1
         end = _End()
+        tree = session.tree
+        account = tree.account = tree.account or self._accounts.open(
+            session.launch.owner
+        )
         try:
-            with self._take_guest(export, session) as fiber:
+            with self._guest(export, session, account) as fiber:
                 fiber.host = session
-                fiber.observer = _Observer(session, self._background)
+                fiber.observer = _Observer(session, account, self._background)
                 session.on_ended = end.give
                 end.scope.deadline = trio.current_time() + (
                     session.limits.wall_seconds or float("inf")
@@ -323,8 +397,17 @@ class Launcher:
             )
         finally:
             self.num_running -= 1
+            if session.is_admitted:
+                session.share.give("instances")
             session.log.close()
             await session.close()
+
+    def admit(self, session: _GuestHost) -> None:
+        """Count an instance for its owner; again does nothing. Its run gives the place back."""
+        if not session.is_admitted:
+            session.share.check("instances", 1)
+            session.share.take("instances")
+            session.is_admitted = True
 
     def _check_room(self) -> None:
         """Raise if there are as many instances as there may be."""
@@ -343,7 +426,26 @@ class Launcher:
         if outcome.is_ok:
             return outcome.value
         kind, message, traceback = outcome.value
-        raise GuestFailedError(kind=kind, message=message, traceback=traceback)
+        raise GuestFailedError(
+            kind=kind[:MAX_FAILURE_CHARACTERS],
+            message=message[:MAX_FAILURE_CHARACTERS],
+            traceback=traceback[-MAX_FAILURE_CHARACTERS:],
+        )
+
+    @contextmanager
+    def _guest(
+        self, export: str, session: _GuestHost, account: Account
+    ) -> Generator[Fiber]:
+        """Lend a guest. To make one and to drop one is charged, as what it computes is."""
+        started = thread_time()
+        fiber = self._take_guest(export, session)
+        account.charge(thread_time() - started)
+        try:
+            yield fiber
+        finally:
+            started = thread_time()
+            fiber.close()
+            account.charge(thread_time() - started)
 
     def _take_guest(self, export: str, session: _GuestHost) -> Fiber:
         """Return a guest that is ready for its program, or a new one."""
@@ -397,6 +499,10 @@ class Launcher:
             model.batcher.num_unfinished or model.batcher.last_step_at > since
             for model in self.models.values()
         )
+
+
+def _size_of(code: Sequence[str]) -> int:
+    return sum(map(len, code))
 
 
 Adapt = Callable[[list[HostInterface]], list[HostInterface]]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pie_trio.application.remote.connection import Server, default_server, quoted
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
+
+    from pie_trio.client import BlockingClient, Event, Log, LogLine, Program
 
 __all__ = ["add_remote_commands"]
 
@@ -28,7 +29,9 @@ def add_remote_commands(commands: Any) -> None:
         "--name", help="what to call it (default: as its file or folder)"
     )
     deploy.add_argument(
-        "program", type=Path, help="a .py file, a folder with an app.py, or a .zip"
+        "program",
+        type=Path,
+        help="a .py file, a folder with an app.py, a .zip of one, or a .wasm component",
     )
     launch = _add(
         *(commands, "launch", _launch, "run a program that was deployed"),
@@ -63,6 +66,12 @@ def add_remote_commands(commands: Any) -> None:
         "End instances where they stand. Example: pie kill agent-1f00d1",
     )
     kill.add_argument("ids", nargs="+", metavar="id", help="of an instance: see pie ps")
+    top = _add(
+        *(commands, "top", _top, "watch what a server does"),
+        "Watch the instances, batches, tokens and pages of a server, until Ctrl-C. Example: pie "
+        "top --once --json",
+    )
+    top.add_argument("--once", action="store_true", help="print one snapshot")
     _add(
         *(commands, "programs", _programs, "list programs"),
         "List the programs that a server can launch. Example: pie programs --json",
@@ -90,28 +99,47 @@ def _add(
         help="http://HOST:PORT, https://HOST or unix:PATH (default: $PIE_SERVER, else "
         "http://127.0.0.1:8000)",
     )
+    parser.add_argument(
+        "--key",
+        metavar="KEY",
+        help="of yours on that server, if it asks for one (default: $PIE_KEY, which other users "
+        "of this machine cannot see)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=command)
     return parser
 
 
-def _server(options: argparse.Namespace) -> Server:
-    return Server(options.server or default_server())
+@contextmanager
+def _connected(options: argparse.Namespace) -> Generator[BlockingClient]:
+    """Talk to the server for as long as the block is open.
+
+    Raises:
+        GuestFailedError: A program failed.
+        RemoteError: Something else went wrong.
+    """
+    from pie_trio.client import BlockingClient, ProgramFailedError
+    from pie_trio.errors import GuestFailedError
+
+    with BlockingClient(options.server, options.key) as pie:
+        try:
+            yield pie
+        except ProgramFailedError as error:
+            raise GuestFailedError(
+                kind=error.kind, message=error.message, traceback=error.traceback
+            ) from error
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    from pie_trio.application.remote.packing import pack_program
-
-    server = _server(options)
-    name, data = pack_program(options.program)
-    name = options.name or name
-    answer = server.ask("PUT", f"/v1/programs/{quoted(name)}", body=data)
+    with _connected(options) as pie:
+        program = pie.deploy(options.program, options.name or "")
     if options.json:
-        return _print_json(answer)
-    outcome = {"unchanged": "is as it was"}.get(answer["outcome"], answer["outcome"])
+        return _print_json(program.raw)
+    outcome = {"unchanged": "is as it was"}.get(program.outcome, program.outcome)
     _print(
-        f"{name}: {outcome}, {answer['bytes']} bytes, {answer['sha256'][:SHORT_HASH]}; "
-        f"run it with: pie launch {name}"
+        f"{program.name}: {outcome}, {program.num_bytes} bytes, "
+        f"{program.sha256[:SHORT_HASH]}{_progress(program)}; run it with: "
+        f"pie launch {program.name}"
     )
     return 0
 
@@ -119,30 +147,31 @@ def _deploy(options: argparse.Namespace) -> int:
 def _launch(options: argparse.Namespace) -> int:
     from pie_trio.application.remote.launching import print_events
     from pie_trio.application.run.arguments import parse_program_arguments
+    from pie_trio.errors import ConfigError
 
-    server = _server(options)
-    described = server.ask("GET", f"/v1/programs/{quoted(options.name)}")
-    arguments = parse_program_arguments(
-        described, options.arguments, program=f"pie launch {options.name}"
-    )
-    asked = {
-        "program": options.name,
-        "arguments": arguments,
-        "detach": bool(options.detach),
-    }
-    if options.detach:
-        answer = server.ask("POST", "/v1/instances", json_body=asked)
+    with _connected(options) as pie:
+        described = pie.program(options.name, waits=True)
+        if described.arguments is None:
+            raise ConfigError(
+                f"{options.name} cannot be launched{_progress(described)}"
+            )
+        arguments = parse_program_arguments(
+            described.raw, options.arguments, program=f"pie launch {options.name}"
+        )
+        if not options.detach:
+            with pie.run(options.name, **arguments) as run:
+                print_events(run, is_json=options.json)
+            return 0
+        instance = pie.launch(options.name, **arguments)
         if options.json:
-            return _print_json(answer)
-        _print(answer["id"])
-        return 0
-    with server.stream("POST", "/v1/instances", json_body=asked) as events:
-        print_events(server, events, is_json=options.json)
+            return _print_json(instance.status().raw)
+    _print(instance.instance_id)
     return 0
 
 
 def _ps(options: argparse.Namespace) -> int:
-    found = _server(options).ask("GET", "/v1/instances")["instances"]
+    with _connected(options) as pie:
+        found = [one.raw for one in pie.instances()]
     if not options.all:
         found = [one for one in found if one["state"] == "running"]
     if options.json:
@@ -161,47 +190,52 @@ def _ps(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    server = _server(options)
-    path = f"/v1/instances/{quoted(options.id)}/logs"
-    if options.follow:
-        with server.stream("GET", f"{path}?follow=1") as events:
-            for event in events:
-                if options.json:
-                    _print(json.dumps({"event": event.kind, **event.data}))
-                elif event.kind == "log":
-                    _print(_line(event.data))
-        return 0
-    answer = server.ask("GET", path)
+    with _connected(options) as pie:
+        instance = pie.instance(options.id)
+        if options.follow:
+            with instance.follow_logs() as events:
+                for event in events:
+                    _print_event(event, is_json=options.json)
+            return 0
+        log = instance.logs()
     if options.json:
-        return _print_json(answer)
-    for line in answer["lines"]:
-        _print(_line(line))
+        lines = [{"source": o.source, "text": o.text, "at": o.at} for o in log.lines]
+        return _print_json({"lines": lines, "lost": log.num_lost})
+    for line in log.lines:
+        _print(_text(line))
     return 0
 
 
 def _kill(options: argparse.Namespace) -> int:
-    server = _server(options)
-    states = [
-        server.ask("POST", f"/v1/instances/{quoted(name)}/cancel")
-        for name in options.ids
-    ]
+    with _connected(options) as pie:
+        states = [pie.instance(name).cancel() for name in options.ids]
     if options.json:
-        return _print_json(states)
+        return _print_json([state.raw for state in states])
     for state in states:
-        _print(f"{state['id']}: {state['state']}")
+        _print(f"{state.instance_id}: {state.state}")
     return 0
 
 
+def _top(options: argparse.Namespace) -> int:
+    from pie_trio.application.remote.top import run_top
+
+    return run_top(
+        options.server, options.key, is_once=options.once, is_json=options.json
+    )
+
+
 def _programs(options: argparse.Namespace) -> int:
-    found = _server(options).ask("GET", "/v1/programs")["programs"]
+    with _connected(options) as pie:
+        found = pie.programs()
     if options.json:
-        return _print_json(found)
+        return _print_json([program.raw for program in found])
     _print_table(
-        ("NAME", "BYTES", "SHA256", "FROM"),
+        ("NAME", "BYTES", "SHA256", "STATE", "FROM"),
         [
             (
-                *(one["name"], one["bytes"], one["sha256"][:SHORT_HASH]),
-                "Pie" if one["built_in"] else "you",
+                *(one.name, one.num_bytes, one.sha256[:SHORT_HASH]),
+                one.state,
+                "Pie" if one.is_built_in else "you",
             )
             for one in found
         ],
@@ -210,18 +244,33 @@ def _programs(options: argparse.Namespace) -> int:
 
 
 def _undeploy(options: argparse.Namespace) -> int:
-    path = f"/v1/programs/{quoted(options.name)}"
-    answer = _server(options).ask("DELETE", path)
+    with _connected(options) as pie:
+        pie.undeploy(options.name)
     if options.json:
-        return _print_json(answer)
+        return _print_json({"name": options.name, "deleted": True})
     _print(f"{options.name}: removed")
     return 0
 
 
-def _line(fields: Any) -> str:
-    source = fields["source"]
-    prefix = "" if source in ("stdout", "stderr") else f"[{source}] "
-    return f"{prefix}{fields['text']}"
+def _progress(program: Program) -> str:
+    """Return what is to be said of a component that is not ready; empty for all else."""
+    if program.state == "compiling":
+        return ", being compiled"
+    return f": {program.message}" if program.state == "failed" else ""
+
+
+def _print_event(event: Event, *, is_json: bool) -> None:
+    from pie_trio.client import Log
+
+    if is_json:
+        _print(json.dumps({"event": event.kind, **event.data}))
+    elif isinstance(event, Log):
+        _print(_text(event))
+
+
+def _text(line: Log | LogLine) -> str:
+    prefix = "" if line.source in ("stdout", "stderr") else f"[{line.source}] "
+    return f"{prefix}{line.text}"
 
 
 def _print_json(value: object) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import trio
 
 from pie_trio.application.authoring.manifest import Manifest
 from pie_trio.application.authoring.packing import PackedProgram, load_packed
 from pie_trio.application.authoring.projects import load_project
+from pie_trio.application.engines.memory import RUN_KV_BYTES, size_models
 from pie_trio.application.lifecycle.instances import (
     link_component,
     link_language,
@@ -56,6 +57,7 @@ __all__ = [
     "LOCAL_GRANTS",
     "RunOptions",
     "first_leaf",
+    "limits_of_ones_own",
     "load_engines",
     "run_in_wasm",
     "run_trio",
@@ -66,6 +68,20 @@ T = TypeVar("T")
 
 LOCAL_GRANTS = Grants(logits=True, publish=True, topics=True)
 """Who runs a program on a server of their own may see everything in it."""
+
+
+def limits_of_ones_own(limits: InstanceLimits) -> InstanceLimits:
+    """Return limits without those that keep a server for others in the long run.
+
+    What a program prints is what it is run for, and all of it is shown.
+    """
+    return replace(
+        limits,
+        log_bytes_per_second=None,
+        max_log_bytes=None,
+        max_http_requests=None,
+        max_http_bytes=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +243,27 @@ async def _run(
 
 
 @contextmanager
-def load_engines(models: Sequence[ModelConfig]) -> Generator[Sequence[LoadedEngine]]:
-    """Load models and close their engines at the end."""
+def load_engines(
+    models: Sequence[ModelConfig],
+    kind: Literal["thread", "process"] = "thread",
+    *,
+    default_kv_bytes: int | None = RUN_KV_BYTES,
+) -> Generator[Sequence[LoadedEngine]]:
+    """Load models, each as :func:`load_engine` does, and close their engines at the end.
+
+    Args:
+        models: The first is the default.
+        kind: Where steps are computed.
+        default_kv_bytes: The most that the KV cache of a model gets for which nothing was
+            said; None for what there is.
+
+    Raises:
+        ConfigError: They do not fit the memory, or one cannot be used.
+    """
     with ExitStack() as stack:
         engines: list[LoadedEngine] = []
-        for model in models:
-            engines.append(load_engine(model))
+        for model in size_models(models, default_kv_bytes=default_kv_bytes):
+            engines.append(load_engine(model, kind))
             stack.callback(engines[-1].engine.close)
         yield engines
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from pie_trio.application.engines.device import open_process_device
+from pie_trio.application.engines.loading import (
+    open_model,
+    prepare_torch,
+    start_engine,
+)
 from pie_trio.application.lifecycle.language import (
     build_language_component,
     find_language_component,
@@ -35,7 +41,6 @@ __all__ = [
 PACKAGED_MODEL = Path(__file__).parent.parent.parent / "models" / "pie_tiny"
 BUILD_SECONDS = 20.0
 COMPILE_SECONDS = 10.0
-SMALL_MODEL_BYTES = 32 << 20
 
 
 def parse_model(text: str) -> ModelConfig:
@@ -104,71 +109,20 @@ def default_model(packaged: Path = PACKAGED_MODEL) -> ModelConfig:
     )
 
 
-def prepare_torch() -> None:
-    """Set what torch reads when it is imported.
-
-    Threads of an OpenMP pool that spin while they wait cost the event loop beside them up to
-    8 ms a parallel region on few cores; passive ones give the core back.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def load_engine(config: ModelConfig) -> LoadedEngine:
-    """Load a model. Blocks.
+def load_engine(
+    config: ModelConfig, kind: Literal["thread", "process"] = "thread"
+) -> LoadedEngine:
+    """Load a model in this process, to be stepped by a thread, or in a process of its own. Blocks.
 
     Raises:
         ConfigError: torch is missing, or the model cannot be used.
+        EngineError: The process has ended.
     """
-    prepare_torch()
-    try:
-        from pie_trio.inference.engine import open_engine, resolve_dtype
-        from pie_trio.inference.kv_cache import num_pages_in
-        from pie_trio.inference.model_directory import read_model_directory
-    except ImportError as error:
-        raise ConfigError(
-            f"torch cannot be imported ({error}): install it, for a machine without a GPU with "
-            "`pip install torch --index-url https://download.pytorch.org/whl/cpu`"
-        ) from error
-    num_pages = config.num_pages
-    if num_pages is None:
-        decoder = read_model_directory(config.directory).config
-        num_pages = num_pages_in(
-            config.kv_bytes,
-            decoder,
-            page_size=config.page_size,
-            dtype=resolve_dtype(decoder, config.dtype),
-        )
-    loaded = open_engine(
-        config.directory,
-        name=config.name,
-        num_pages=num_pages,
-        page_size=config.page_size,
-        dtype=config.dtype,
-        num_threads=_num_threads(config),
-        kernels=config.kernels,
-        quantize=config.quantize,
-    )
-    try:
-        for name, directory in config.adapters:
-            loaded.engine.load_adapter(name, directory)
-    except BaseException:
-        loaded.engine.close()
-        raise
-    return LoadedEngine(loaded.engine, loaded.tokenizer)
-
-
-def _num_threads(config: ModelConfig) -> int | None:
-    """Return how many threads a step should use; None for torch's own choice.
-
-    A second thread costs more than it saves on a model whose weights fit the caches: measured
-    with 2 busy cores, 0.7 ms a step with one thread and 40 ms with two.
-    """
-    if config.num_threads is not None:
-        return config.num_threads
-    weights = sum(
-        path.stat().st_size for path in config.directory.glob("*.safetensors")
-    )
-    return 1 if weights < SMALL_MODEL_BYTES else None
+    if kind == "thread":
+        loaded = open_model(config)
+        return LoadedEngine(loaded.engine, loaded.tokenizer)
+    engine, tokenizer = start_engine(config)
+    return LoadedEngine(engine, tokenizer, lambda _: open_process_device(engine))
 
 
 def prepare_language(wasm: WasmConfig) -> Path:

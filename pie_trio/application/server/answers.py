@@ -12,11 +12,13 @@ from pie_trio.application.server.failures import (
     ProgramStoreError,
     StorageFullError,
     TooLargeError,
+    UnauthorizedError,
 )
 from pie_trio.application.server.registry import error_fields
 from pie_trio.application.web.problems import problem_code
 from pie_trio.errors import (
     BadArgumentError,
+    BusyError,
     ConfigError,
     ForbiddenError,
     GuestFailedError,
@@ -37,19 +39,21 @@ __all__ = ["answer_error", "answer_json", "problem_of"]
 # The first that fits counts.
 STATUSES: tuple[tuple[type[PieError], int], ...] = (
     (BadArgumentError, 422),
+    (BusyError, 409),  # a component that is being compiled
     (ConfigError, 422),  # a program that is none
     (GuestFailedError, 422),
     (GuestTrappedError, 422),
     (TimedOutError, 422),
     (LimitError, 429),
     (NotFoundError, 404),
+    (UnauthorizedError, 401),
     (ForbiddenError, 403),
     (TooLargeError, 413),
     (DrainingError, 503),
     (StorageFullError, 507),
     (ProgramStoreError, 500),
 )
-RETRY_SECONDS = {429: "1", 503: "5"}
+RETRY_SECONDS = {409: "5", 429: "1", 503: "5"}
 
 
 def answer_json(
@@ -78,4 +82,6 @@ async def answer_error(error: PieError) -> Response:
     problem = problem_of(error)
     status: int = problem["status"]
     headers = {"retry-after": RETRY_SECONDS[status]} if status in RETRY_SECONDS else {}
+    if status == 401:
+        headers["www-authenticate"] = 'Bearer realm="pie"'
     return answer_json({"error": problem}, status, headers)

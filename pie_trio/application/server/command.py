@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 import gc
+import os
+import shlex
 import signal
-import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
 from pie_trio._version import __version__
 from pie_trio.application.lifecycle.instances import link_language, open_launcher
 from pie_trio.application.outgoing import parse_grant
-from pie_trio.application.run.command import LOCAL_GRANTS, load_engines, run_trio
+from pie_trio.application.run.command import load_engines, run_trio
 from pie_trio.application.run.setup import prepare_language
 from pie_trio.application.run.signals import Interrupted
 from pie_trio.application.server.app import make_server_app
 from pie_trio.application.server.inspecting import Inspector
+from pie_trio.application.server.keys import KeyRing
+from pie_trio.application.server.keys_tables import open_key_tables
 from pie_trio.application.server.limits import ServerLimits
 from pie_trio.application.server.metrics import ServerMetrics
-from pie_trio.application.server.owners import LOCAL
+from pie_trio.application.server.observing import observe_instances
+from pie_trio.application.server.owners import Gate, Owner, is_loopback
 from pie_trio.application.server.program_files import lock_data_directory
 from pie_trio.application.server.program_store import open_program_store
 from pie_trio.application.server.registry import open_registry
+from pie_trio.application.server.server_log import LogFormat, open_server_log, say
 from pie_trio.application.server.state import ServerState
-from pie_trio.application.services import open_services
+from pie_trio.application.server.telemetry import open_telemetry
+from pie_trio.application.services import Grants, open_services
 from pie_trio.application.serving import open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import WasmRuntime
 from pie_trio.application.web.shell import (
     ShellConfig,
+    TcpAddress,
     UnixAddress,
     open_listeners,
     parse_address,
     serve,
 )
+from pie_trio.config import SERVER_LIMITS, OfferedGrants, SharedLimits
+from pie_trio.control.quotas import Quotas
+from pie_trio.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from pie_trio.application.run.signals import Signals
@@ -75,6 +86,14 @@ class ServeOptions:
         server_limits: Of programs and events.
         shell: Limits and times of connections.
         is_url_printed: The URLs are printed on stdout.
+        engine: Where steps are computed: a process for each model, or a thread of this one.
+        keys: Whether requests need one; ``auto`` where others than this machine reach it.
+        names: Under which it is reached, besides addresses and names without a dot.
+        user_limits: Of all instances of a user.
+        shared_limits: Of all instances of the server.
+        log_format: Of the lines on stderr.
+        log_level: The lowest that is written.
+        offered_grants: What programs are given that ask for it.
     """
 
     addresses: Sequence[Address]
@@ -90,6 +109,27 @@ class ServeOptions:
     server_limits: ServerLimits = field(default_factory=ServerLimits)
     shell: ShellConfig = field(default_factory=ShellConfig)
     is_url_printed: bool = False
+    engine: Literal["process", "thread"] = "process"
+    keys: Literal["auto", "on", "off"] = "auto"
+    names: Sequence[str] = ()
+    user_limits: SharedLimits = field(default_factory=SharedLimits)
+    shared_limits: SharedLimits = SERVER_LIMITS
+    log_format: LogFormat = "text"
+    log_level: str = "warning"
+    offered_grants: OfferedGrants = field(default_factory=OfferedGrants)
+
+    @property
+    def is_public(self) -> bool:
+        """Others than this machine reach it."""
+        return any(
+            isinstance(address, TcpAddress) and not is_loopback(address.host)
+            for address in self.addresses
+        )
+
+    @property
+    def needs_keys(self) -> bool:
+        """Requests need a key."""
+        return self.keys == "on" or (self.keys == "auto" and self.is_public)
 
 
 def make_addresses(
@@ -121,18 +161,35 @@ def run_server(options: ServeOptions, signals: Signals) -> None:
     # Before what takes long: whether it could serve at all.
     with lock_data_directory(options.data_directory):
         run_trio(_try_to_listen, options)
+        if options.needs_keys:
+            _check_keys(options)
     with signals.phase():
         path = prepare_language(options.wasm)
     with WasmRuntime(
         options.wasm, CompileCache(options.wasm.cache_directory)
     ) as runtime:
         language = link_language(runtime, path)
-        with load_engines(models) as engines:
+        with load_engines(
+            models, options.engine, default_kv_bytes=None
+        ) as engines:
             signals.check()
             gc.collect()
             gc.freeze()  # what is there now stays: collections need not look at it again
-            with signals.left_to_trio():
+            log = open_server_log(options.log_format, options.log_level)
+            with signals.left_to_trio(), log:
                 run_trio(_serve, language, options, engines, signals)
+
+
+def _check_keys(options: ServeOptions) -> None:
+    """Refuse to serve the world while nobody could use it but who finds a hole."""
+    with open_key_tables(options.data_directory) as tables:
+        if options.is_public and not tables.all():
+            where = shlex.quote(str(options.data_directory))
+            raise ConfigError(
+                "others than this machine reach this address, so requests need a key, and "
+                f"there is none yet: make one with `pie keys add NAME --data-dir {where}`, or "
+                "let everybody in with --keys off"
+            )
 
 
 async def _try_to_listen(options: ServeOptions) -> None:
@@ -146,11 +203,23 @@ async def _serve(
     engines: Sequence[LoadedEngine],
     signals: Signals,
 ) -> None:
-    grants = replace(LOCAL_GRANTS, http=tuple(options.allow_http))
+    # Where there are several users, their topics are theirs. What one publishes is for all.
+    offered = options.offered_grants
+    grants = Grants(
+        logits=offered.logits,
+        publish=offered.publish,
+        topics=not options.needs_keys if offered.topics is None else offered.topics,
+        http=tuple(options.allow_http),
+        spawn=offered.spawn,
+    )
     shell = replace(
         options.shell, drain_seconds=options.grace_seconds + AFTER_GRACE_SECONDS
     )
-    with trio.open_signal_receiver(*NUMBERS) as received:
+    with (
+        trio.open_signal_receiver(*NUMBERS) as received,
+        _open_gate(options) as gate,
+        open_telemetry(os.environ) as telemetry,
+    ):
         signals.check()  # it may have come before the receiver was there
         async with (
             open_program_store(
@@ -160,7 +229,8 @@ async def _serve(
             open_services(
                 models,
                 store_path=options.store_path,
-                programs=programs.sources(LOCAL),
+                programs_of=lambda owner: programs.sources(Owner(owner)),
+                quotas=Quotas(options.shared_limits, options.user_limits),
             ) as services,
             open_launcher(
                 language,
@@ -176,13 +246,14 @@ async def _serve(
             trio.open_nursery() as nursery,
         ):
             metrics = ServerMetrics(models)
-            registry.on_launched = metrics.count_launch
-            registry.on_ended = metrics.count_end
+            observe_instances(registry, metrics, telemetry)
             seconds = options.server_limits.inspect_seconds
             inspector = Inspector(launcher, seconds=seconds)
             app = make_server_app(
-                ServerState(models, programs, inspector, registry, metrics)
+                ServerState(models, programs, inspector, registry, metrics, gate)
             )
+            if telemetry is not None:
+                telemetry.watch(app)
             stop, served = trio.Event(), trio.Event()
             nursery.start_soon(metrics.watch_traces)
 
@@ -195,7 +266,7 @@ async def _serve(
                 served.set()
 
             urls = await nursery.start(serve_connections)
-            _print_banner(models, urls)
+            _print_banner(models, urls, gate)
             if options.is_url_printed:
                 print(*urls, sep="\n", flush=True)  # noqa: T201 - it is the result
             number = await anext(received)
@@ -211,7 +282,22 @@ async def _end_at_once(received: AsyncIterator[int]) -> None:
     raise Interrupted(await anext(received))
 
 
-def _print_banner(models: Mapping[str, ServedModel], urls: Sequence[str]) -> None:
+@contextmanager
+def _open_gate(options: ServeOptions) -> Generator[Gate]:
+    """Offer what finds out who sends a request."""
+    if options.needs_keys:
+        with open_key_tables(options.data_directory) as tables:
+            yield Gate(KeyRing(tables))
+    else:
+        hosts = [a.host for a in options.addresses if isinstance(a, TcpAddress)]
+        # Who listens to the world without keys has a guard of their own in front.
+        names = None if options.is_public else {*hosts, *options.names}
+        yield Gate(names=names)
+
+
+def _print_banner(
+    models: Mapping[str, ServedModel], urls: Sequence[str], gate: Gate
+) -> None:
     lines = [f"Pie {__version__} serves"]
     for name, model in models.items():
         info = model.info
@@ -220,8 +306,17 @@ def _print_banner(models: Mapping[str, ServedModel], urls: Sequence[str]) -> Non
             f"  {name} ({info.architecture}): {info.num_pages} KV pages of "
             f"{info.page_size} tokens{size if info.page_bytes else ''}"
         )
-    lines.append(f"on {', '.join(urls)}; keys are off: whoever reaches it may use it")
-    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
+    lines.append(f"on {', '.join(urls)}; {_about_keys(gate)}")
+    say("\n".join(lines))
+
+
+def _about_keys(gate: Gate) -> str:
+    if gate.keys is None:
+        return "keys are off: whoever reaches it may use it"
+    count = len(gate.keys)
+    if not count:
+        return "keys are on, and there is none yet: pie keys add NAME"
+    return f"keys are on: {count} {'is' if count == 1 else 'are'} known"
 
 
 def _tell_stopping(
@@ -230,6 +325,4 @@ def _tell_stopping(
     count = registry.num_running
     rest = f": {count} running have {grace_seconds:g} s to end" if count else ""
     name = signal.Signals(number).name
-    print(  # noqa: T201
-        f"pie: {name}, stopping{rest}", file=sys.stderr, flush=True
-    )
+    say(f"pie: {name}, stopping{rest}")

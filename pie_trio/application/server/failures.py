@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from pie_trio.errors import PieError
 
-__all__ = ["DrainingError", "ProgramStoreError", "StorageFullError", "TooLargeError"]
+__all__ = [
+    "DrainingError",
+    "KeyStoreError",
+    "ProgramStoreError",
+    "StorageFullError",
+    "TooLargeError",
+    "UnauthorizedError",
+]
+
+
+class UnauthorizedError(PieError):
+    """A request has no key, or none that the server knows."""
+
+
+class KeyStoreError(PieError):
+    """The keys cannot be read or written: nobody can be let in."""
 
 
 class ProgramStoreError(PieError):

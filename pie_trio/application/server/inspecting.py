@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pie_trio.application.lifecycle.instances import Launcher
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.lifecycle.programs import Program
 
 __all__ = ["Inspector"]
 
@@ -31,7 +31,7 @@ class Inspector:
         self._launcher, self._seconds = launcher, seconds
         self._descriptions: dict[str, Mapping[str, Any]] = {}  # by digest
 
-    async def inspect(self, program: SourceProgram, *, owner: str) -> Mapping[str, Any]:
+    async def inspect(self, program: Program, *, owner: str) -> Mapping[str, Any]:
         """Return ``name``, ``documentation``, and ``arguments``, a JSON Schema.
 
         Raises:

@@ -11,7 +11,7 @@ from quart import request
 
 from pie_trio.application.server.answers import answer_json
 from pie_trio.application.server.logs import stream_lines
-from pie_trio.application.server.owners import authenticate
+from pie_trio.application.server.owners import authorize
 from pie_trio.application.server.streams import answer_events, wants_json
 from pie_trio.application.web import make_event_stream
 from pie_trio.errors import BadArgumentError, LimitError, NotFoundError
@@ -32,7 +32,7 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
     limits = state.registry.limits
 
     def find(instance_id: str) -> RunningInstance:
-        return state.registry.get(instance_id, owner=authenticate(request))
+        return state.registry.get(instance_id, owner=authorize(request, "launch"))
 
     async def launch_any() -> Response:
         return await launch(await request.get_json(force=True))
@@ -46,14 +46,14 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         )
 
     async def launch(asked: object) -> Response:
-        instance = await state.launch(asked, owner=authenticate(request))
+        instance = await state.launch(asked, owner=authorize(request, "launch"))
         if instance.is_detached and wants_json(request):
             place = {"location": f"/v1/instances/{instance.instance_id}"}
             return answer_json(instance.status(), 202, place)
         return await answer_events(request, instance.attach(), limits)
 
     async def list_instances() -> Response:
-        found = state.registry.list(owner=authenticate(request))
+        found = state.registry.list(owner=authorize(request, "launch"))
         return answer_json({"instances": [instance.status() for instance in found]})
 
     async def get_instance(instance_id: str) -> Response:

@@ -14,6 +14,9 @@ class ServerLimits:
     Attributes:
         max_upload_bytes: Of a program as it is sent.
         max_programs: Of an owner.
+        max_component_bytes: Of a component as it is sent.
+        max_components: Of the programs of an owner.
+        compile_seconds: For a launch to wait until its component is compiled.
         inspect_seconds: For a program to say what its arguments are.
         max_events: Events of an instance that are kept for clients that attach again, and most
             that wait for the client that launched it.
@@ -29,6 +32,9 @@ class ServerLimits:
 
     max_upload_bytes: int = 8 << 20
     max_programs: int = 1000
+    max_component_bytes: int = 64 << 20
+    max_components: int = 32
+    compile_seconds: float = 30.0
     inspect_seconds: float = 10.0
     max_events: int = 4096
     max_event_bytes: int = 4 << 20

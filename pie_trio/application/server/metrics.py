@@ -13,12 +13,14 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from quart import request
+from quart import g, request
 
 from pie_trio.application.server.registry import error_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from quart.typing import ResponseTypes
 
     from pie_trio.application.server.running import RunningInstance
     from pie_trio.application.server.state import ServerState
@@ -35,6 +37,8 @@ SECONDS = (
 )
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 """Others count as one: clients may make up as many as they like."""
+MAX_PROGRAMS = 100
+"""Names of programs that are counted apart; the others are ``other``. Clients name programs."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # A time beside each number, which nobody reads.
@@ -50,6 +54,7 @@ class ServerMetrics:
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self._models = models
+        self._programs = set[str]()
         self._last_step = dict.fromkeys(models, 0)
         self._last_command = dict.fromkeys(models, float("-inf"))
         self._registry = registry = CollectorRegistry()
@@ -59,9 +64,22 @@ class ServerMetrics:
             ["method", "route"],
             registry=registry,
         )
+        self.responses = Counter(
+            "pie_responses",
+            "Answers to HTTP requests by route and status; streams when they begin.",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self.response_seconds = Histogram(
+            "pie_response_seconds",
+            "From a request to the head of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.launched = Counter(
             "pie_instances_launched",
-            "Launches by program.",
+            f"Launches by program: the first {MAX_PROGRAMS} by name.",
             ["program"],
             registry=registry,
         )
@@ -86,6 +104,26 @@ class ServerMetrics:
             "pie_first_event_seconds",
             "From a launch to the first that the program tells: a message, a line or its end.",
             buckets=SECONDS,
+            registry=registry,
+        )
+        self.first_token_seconds = Histogram(
+            "pie_first_token_seconds",
+            "From a launch to the first token that was sampled for it (TTFT); of ended instances.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.token_seconds = Histogram(
+            "pie_token_seconds",
+            "Of forwards of one token, from submission to result: from token to token in a decode "
+            "stream (ITL).",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.commands = Counter(
+            "pie_commands",
+            "Finished commands by kind and outcome: ok, or the class of the error.",
+            ["model", "kind", "outcome"],
             registry=registry,
         )
         self.instance_seconds = Histogram(
@@ -146,6 +184,12 @@ class ServerMetrics:
             ["model"],
             registry=registry,
         )
+        self.suspended = Gauge(
+            "pie_instances_suspended",
+            "Instances whose pages are in host memory.",
+            ["model"],
+            registry=registry,
+        )
         self.exported = Gauge(
             "pie_exports", "Exports of pages.", ["model"], registry=registry
         )
@@ -158,14 +202,24 @@ class ServerMetrics:
 
     async def count_request(self) -> None:
         """Count the request that is handled."""
-        rule = request.url_rule
-        route = "none" if rule is None else str(rule.rule)
-        method = request.method if request.method in METHODS else "other"
-        self.requests.labels(method, route).inc()
+        g.request_began_at = trio.current_time()
+        self.requests.labels(*_request_labels()).inc()
+
+    async def count_response(self, response: ResponseTypes) -> ResponseTypes:
+        """Count the answer to the request that is handled."""
+        method, route = _request_labels()
+        self.responses.labels(method, route, str(response.status_code)).inc()
+        if (began_at := g.get("request_began_at")) is not None:
+            self.response_seconds.labels(route).observe(trio.current_time() - began_at)
+        return response
 
     def count_launch(self, instance: RunningInstance) -> None:
         """Count a launch."""
-        self.launched.labels(instance.program).inc()
+        is_new = instance.program not in self._programs
+        if is_new and len(self._programs) < MAX_PROGRAMS:
+            self._programs.add(instance.program)
+            is_new = False
+        self.launched.labels("other" if is_new else instance.program).inc()
 
     def count_end(self, instance: RunningInstance, error: Exception | None) -> None:
         """Count an end."""
@@ -182,6 +236,10 @@ class ServerMetrics:
         if instance.first_event_clock is not None:
             self.first_event_seconds.observe(
                 instance.first_event_clock - instance.launched_clock
+            )
+        if instance.first_token_clock is not None:
+            self.first_token_seconds.observe(
+                instance.first_token_clock - instance.launched_clock
             )
         self.sampled.inc(instance.usage().get("tokens_sampled", 0))
 
@@ -203,6 +261,11 @@ class ServerMetrics:
                 self.tokens.labels(name).inc(step.num_tokens)
             commands = trace.commands_after(self._last_command[name])
             for command in commands:
+                kind = command.kind.lower()
+                self.commands.labels(name, kind, command.outcome).inc()
+                if command.num_tokens == 1 and command.outcome == "ok":
+                    seconds = command.finished_at - command.submitted_at
+                    self.token_seconds.labels(name).observe(seconds)
                 if command.batched_at:
                     seconds = command.batched_at - command.submitted_at
                     self.wait_seconds.labels(name).observe(seconds)
@@ -221,6 +284,15 @@ class ServerMetrics:
             self.pages.labels(name, "used").set(pool.num_pages - pool.num_free)
             self.swapped.labels(name).set(len(pool.swapped))
             self.moves.labels(name).set(pool.num_moves)
+            tenants = model.batcher.tenants
+            self.suspended.labels(name).set(sum(t.is_suspended for t in tenants))
             self.exported.labels(name).set(len(model.exports))
             self.unfinished.labels(name).set(model.batcher.num_unfinished)
         return generate_latest(self._registry)
+
+
+def _request_labels() -> tuple[str, str]:
+    """Return method and route of the request that is handled, of which there are few."""
+    rule = request.url_rule
+    route = "none" if rule is None else str(rule.rule)
+    return request.method if request.method in METHODS else "other", route

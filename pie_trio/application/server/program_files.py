@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramFiles", "Upload", "lock_data_directory"]
 
+HEAD_BYTES = 8
 # EFBIG is what a limit on the size of files says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -58,11 +59,13 @@ class Upload:
 
     Attributes:
         num_bytes: That have come.
+        head: The first of them.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_bytes = 0
+        self.head = b""
         self._digest = hashlib.sha256()
         with _explained():
             self._file = path.open("xb")
@@ -92,11 +95,18 @@ class Upload:
             self._file.write(data)
         self._digest.update(data)
         self.num_bytes += len(data)
+        if len(self.head) < HEAD_BYTES:
+            self.head = (self.head + data)[:HEAD_BYTES]
+
+    def flush(self) -> None:
+        """Let the file have all of what has come. Raises what :meth:`write` does."""
+        with _explained():
+            self._file.flush()
 
     def contents(self) -> bytes:
         """Return all of what has come. Raises what :meth:`write` does."""
+        self.flush()
         with _explained():
-            self._file.flush()
             return self.path.read_bytes()
 
     def finish(self) -> None:
@@ -133,7 +143,7 @@ class ProgramFiles:
     def keep(self, upload: Upload) -> None:
         """Give a finished upload its name. Raises what its ``write`` does."""
         with _explained():
-            upload.path.replace(self._path(upload.sha256))
+            upload.path.replace(self.path(upload.sha256))
             _sync_directory(self._kept)
 
     def read(self, sha256: str) -> bytes:
@@ -143,7 +153,7 @@ class ProgramFiles:
             ProgramStoreError: It cannot be read, or was changed.
         """
         with _explained():
-            data = self._path(sha256).read_bytes()
+            data = self.path(sha256).read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ProgramStoreError(
                 "the file of this program was damaged on the server's disk: deploy it again"
@@ -153,7 +163,7 @@ class ProgramFiles:
     def remove(self, sha256: str) -> None:
         """Remove a file that no row names; one that stays is removed at the next start."""
         with suppress(OSError):
-            self._path(sha256).unlink()
+            self.path(sha256).unlink()
 
     def collect(self, live: Collection[str]) -> None:
         """Remove what ended servers have left: uploads, and files that no row names."""
@@ -165,7 +175,8 @@ class ProgramFiles:
                 with suppress(OSError):
                     path.unlink()
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """Return where a file is, or would be."""
         return self._kept / sha256
 
 

@@ -6,17 +6,17 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
-from pie_trio.application.authoring.projects import load_project
-from pie_trio.application.lifecycle.programs import read_document
+from pie_trio.application.authoring.packing import is_wasm, load_packed
+from pie_trio.application.background import open_background
+from pie_trio.application.lifecycle.programs import ComponentProgram
+from pie_trio.application.server.components import Components
 from pie_trio.application.server.failures import ProgramStoreError, TooLargeError
 from pie_trio.application.server.limits import ServerLimits
-from pie_trio.application.server.manifests import read_with_manifest
 from pie_trio.application.server.program_files import (
     ProgramFiles,
     Upload,
@@ -26,6 +26,13 @@ from pie_trio.application.server.program_tables import (
     ProgramRow,
     ProgramTables,
     open_program_tables,
+)
+from pie_trio.application.server.stored_programs import (
+    StoredProgram,
+    load_built_in,
+    load_program_file,
+    read_upload,
+    weight_of,
 )
 from pie_trio.errors import BadArgumentError, LimitError, NotFoundError
 
@@ -38,9 +45,9 @@ if TYPE_CHECKING:
         Iterator,
     )
 
-    from pie_trio.application.authoring.manifest import Manifest
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.lifecycle.programs import Program, SourceProgram
     from pie_trio.application.server.owners import Owner
+    from pie_trio.application.wasm.runtime import WasmRuntime
 
 __all__ = ["ProgramStore", "PutOutcome", "StoredProgram", "open_program_store"]
 
@@ -49,38 +56,9 @@ T = TypeVar("T")
 PutOutcome = Literal["created", "replaced", "unchanged"]
 
 BUILT_IN = Path(__file__).parents[2] / "programs"
-README = "README.md"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CACHED = 256
 MAX_CACHED_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class StoredProgram:
-    """A program that can be launched by name.
-
-    Attributes:
-        source: What it runs.
-        manifest: What it says that it may do and use.
-        is_built_in: It comes with Pie.
-        sha256: Of what was uploaded; of its modules if it is built in.
-        num_bytes: Of what was uploaded.
-        uploaded_at: In seconds since 1970; None if it is built in.
-        readme: What its README.md says, if it has one.
-    """
-
-    source: SourceProgram
-    manifest: Manifest
-    is_built_in: bool
-    sha256: str
-    num_bytes: int
-    uploaded_at: float | None
-    readme: str | None
-
-    @property
-    def name(self) -> str:
-        """What it is launched by."""
-        return self.source.name
 
 
 class ProgramStore:
@@ -88,6 +66,10 @@ class ProgramStore:
 
     Whatever has been answered is on the disk. Whenever the process ends, an upload is there as
     a whole or not at all.
+
+    Attributes:
+        limits: Of programs.
+        components: Those programs that are components.
     """
 
     def __init__(
@@ -96,8 +78,9 @@ class ProgramStore:
         tables: ProgramTables,
         built_in: dict[str, StoredProgram],
         limits: ServerLimits,
+        components: Components,
     ) -> None:
-        self.limits = limits
+        self.limits, self.components = limits, components
         self._files, self._tables, self._built_in = files, tables, built_in
         self._rows = {(row.owner, row.name): row for row in tables.rows()}
         self._limiter = trio.CapacityLimiter(1)  # the connection is for one thread
@@ -105,19 +88,55 @@ class ProgramStore:
         self._changing = trio.Lock()
         self._cache: dict[tuple[str, str], StoredProgram] = {}  # by name and hash
 
-    async def find(self, name: str, *, owner: Owner) -> StoredProgram:
+    def open_components(
+        self,
+        runtime: WasmRuntime,
+        check: Callable[[ComponentProgram], Awaitable[object]],
+    ) -> None:
+        """Begin to compile the programs that are components, and those that will come.
+
+        Args:
+            runtime: Compiles them.
+            check: Raises if one cannot be used.
+        """
+        self.components.open(runtime, check)
+        for row in self._rows.values():
+            if row.is_component:
+                self.components.add(row.sha256, self._files.path(row.sha256))
+
+    def row(self, name: str, *, owner: Owner) -> ProgramRow | None:
+        """Return an owner's own program, whatever its state; None if there is none."""
+        return self._rows.get((owner.name, name))
+
+    async def find(
+        self, name: str, *, owner: Owner, waits: bool = True
+    ) -> StoredProgram:
         """Return a program of an owner; without one, the one of that name that is built in.
+
+        Args:
+            name: Of the program.
+            owner: Whose it is.
+            waits: For a component that is being compiled, some time.
 
         Raises:
             NotFoundError: There is none.
             ProgramStoreError: Its file cannot be read.
+            BusyError: It is a component that is being compiled.
+            ProgramError: It is a component that cannot be used.
+            GuestFailedError: The same, with a traceback.
         """
         while (row := self._rows.get((owner.name, name))) is not None:
+            if row.is_component:
+                if waits:
+                    await self.components.wait(row.sha256)
+                if self._rows.get((owner.name, name)) is row:
+                    break
+                continue
             if (name, row.sha256) in self._cache:
                 break
             try:
                 loaded = await trio.to_thread.run_sync(
-                    _load, self._files, row, limiter=self._limiter
+                    load_program_file, self._files, row, limiter=self._limiter
                 )
             except ProgramStoreError:
                 if self._rows.get((owner.name, name)) is row:  # else it was replaced
@@ -128,18 +147,31 @@ class ProgramStore:
                     return loaded
         return self.find_now(name, owner=owner)
 
-    def sources(self, owner: Owner) -> Mapping[str, SourceProgram]:
+    def sources(self, owner: Owner) -> Mapping[str, Program]:
         """Return what an owner can launch, for inferlets that launch others by name."""
         return _Sources(self, owner)
 
     def find_now(self, name: str, *, owner: Owner) -> StoredProgram:
-        """Do what :meth:`find` does, and read the file here if it was not used lately.
+        """Do what :meth:`find` does without waiting; the file is read if it was not lately.
 
         Raises what :meth:`find` does.
         """
         row = self._rows.get((owner.name, name))
+        if row is not None and row.is_component:
+            ready = self.components.get_now(name, row.sha256)
+            return StoredProgram(
+                ComponentProgram(name, ready.linked, row.digest),
+                ready.manifest,
+                is_built_in=False,
+                sha256=row.sha256,
+                num_bytes=row.num_bytes,
+                uploaded_at=row.uploaded_at,
+                readme=None,
+            )
         if row is not None:
-            found = self._cache.get((name, row.sha256)) or _load(self._files, row)
+            found = self._cache.get((name, row.sha256)) or load_program_file(
+                self._files, row
+            )
             self._keep(found)
             return found
         if name in self._built_in:
@@ -162,14 +194,16 @@ class ProgramStore:
         *,
         owner: Owner,
         check: Callable[[SourceProgram], Awaitable[object]],
-    ) -> tuple[StoredProgram, PutOutcome]:
+    ) -> tuple[ProgramRow, PutOutcome]:
         """Store a program, in place of the owner's of that name.
+
+        A component is compiled afterwards.
 
         Args:
             name: What it will be launched by.
-            chunks: A zip archive, or the text of one module.
+            chunks: A zip archive, the text of one module, or a component.
             owner: Whose it will be.
-            check: Raises if it cannot be used; then nothing is stored.
+            check: Raises if what was sent as source cannot be used; then nothing is stored.
 
         Raises:
             BadArgumentError: The name is none.
@@ -183,22 +217,32 @@ class ProgramStore:
         upload = await self._in_thread(self._files.open_upload)
         with upload:
             async for chunk in chunks:
-                if upload.num_bytes + len(chunk) > self.limits.max_upload_bytes:
-                    raise TooLargeError(
-                        f"a program may have {self.limits.max_upload_bytes} bytes as it is "
-                        "sent: leave out what it does not import"
-                    )
+                self._check_size(upload, chunk)
                 await self._in_thread(upload.write, chunk)
             old = self._rows.get((owner.name, name))
-            is_same = old is not None and old.sha256 == upload.sha256
-            if is_same:
-                return await self.find(name, owner=owner), "unchanged"
-            program = await trio.to_thread.run_sync(_read_upload, name, upload)
-            await check(program.source)
+            if old is not None and old.sha256 == upload.sha256:
+                self._add_component(old)  # again, if it failed
+                return old, "unchanged"
+            digest, program = upload.sha256, None
+            if is_wasm(upload.head):
+                await self._in_thread(upload.flush)
+                await trio.to_thread.run_sync(load_packed, upload.path, name)
+            else:
+                source, program = await trio.to_thread.run_sync(
+                    read_upload, name, upload
+                )
+                await check(source)
+                digest = source.digest
             await self._in_thread(upload.finish)
-            outcome = await self._commit(upload, program, owner)
-        self._keep(program)
-        return program, outcome
+            row = ProgramRow(
+                *(owner.name, name, upload.sha256, digest),
+                *(upload.num_bytes, time.time()),
+            )
+            outcome = await self._commit(upload, row)
+        if program is not None:
+            self._keep(program)
+        self._add_component(row)
+        return row, outcome
 
     async def delete(self, name: str, *, owner: Owner) -> None:
         """Remove an owner's program. Its instances run on.
@@ -219,27 +263,43 @@ class ProgramStore:
             del self._rows[owner.name, name]
             await self._remove_unnamed(row.sha256)
 
-    async def _commit(
-        self, upload: Upload, program: StoredProgram, owner: Owner
-    ) -> PutOutcome:
+    def _check_size(self, upload: Upload, chunk: bytes) -> None:
+        """Raise if a program would be too large with what comes next."""
+        is_component = is_wasm(upload.head + chunk)
+        limits = self.limits
+        most = limits.max_component_bytes if is_component else limits.max_upload_bytes
+        if upload.num_bytes + len(chunk) > most:
+            raise TooLargeError(
+                f"a {'component' if is_component else 'program'} may have {most} bytes as it "
+                "is sent: leave out what it does not import"
+            )
+
+    def _add_component(self, row: ProgramRow) -> None:
+        if row.is_component:
+            self.components.add(row.sha256, self._files.path(row.sha256))
+
+    def _check_room(self, row: ProgramRow, old: ProgramRow | None) -> None:
+        """Raise if an owner has as many programs as allowed."""
+        limits = self.limits
+        owned = [other for other in self._rows.values() if other.owner == row.owner]
+        if old is None and len(owned) >= limits.max_programs:
+            raise LimitError(
+                f"{row.owner} has {len(owned)} programs, which is as many as allowed: "
+                "delete one first"
+            )
+        others = sum(other.is_component and other is not old for other in owned)
+        if row.is_component and others >= limits.max_components:
+            raise LimitError(
+                f"{row.owner} has {others} components, which is as many as allowed: delete "
+                "one first"
+            )
+
+    async def _commit(self, upload: Upload, row: ProgramRow) -> PutOutcome:
         """Make an upload a program, all of it or nothing."""
-        row = ProgramRow(
-            owner.name,
-            program.name,
-            program.sha256,
-            program.source.digest,
-            program.num_bytes,
-            program.uploaded_at or 0.0,
-        )
         key = (row.owner, row.name)
         async with self._changing:
             old = self._rows.get(key)
-            num_owned = sum(other.owner == owner.name for other in self._rows.values())
-            if old is None and num_owned >= self.limits.max_programs:
-                raise LimitError(
-                    f"{owner.name} has {num_owned} programs, which is as many as allowed: "
-                    "delete one first"
-                )
+            self._check_room(row, old)
             try:
                 # Once begun it is not cancelled, so that the rows here are those on the disk.
                 await self._in_thread(self._store, upload, row)
@@ -258,6 +318,7 @@ class ProgramStore:
     async def _remove_unnamed(self, sha256: str) -> None:
         """Remove a file that no program has any more; if cancelled, the next start does."""
         if all(row.sha256 != sha256 for row in self._rows.values()):
+            self.components.forget(sha256)
             await self._in_thread(self._files.remove, sha256)
 
     def names(self, owner: Owner) -> set[str]:
@@ -269,7 +330,7 @@ class ProgramStore:
         self._cache[program.name, program.sha256] = program
         while self._cache and (
             len(self._cache) > MAX_CACHED
-            or sum(map(_weight, self._cache.values())) > MAX_CACHED_BYTES
+            or sum(map(weight_of, self._cache.values())) > MAX_CACHED_BYTES
         ):
             del self._cache[next(iter(self._cache))]
 
@@ -277,13 +338,13 @@ class ProgramStore:
         return await trio.to_thread.run_sync(work, *args, limiter=self._limiter)
 
 
-class _Sources(Mapping[str, "SourceProgram"]):
+class _Sources(Mapping[str, "Program"]):
     """The programs of one owner by name, as the store has them at each moment."""
 
     def __init__(self, store: ProgramStore, owner: Owner) -> None:
         self._store, self._owner = store, owner
 
-    def __getitem__(self, name: str) -> SourceProgram:
+    def __getitem__(self, name: str) -> Program:
         try:
             return self._store.find_now(name, owner=self._owner).source
         except NotFoundError:
@@ -318,8 +379,11 @@ async def open_program_store(
         tables = open_program_tables(directory / "programs.db")
         try:
             files.collect({row.sha256 for row in tables.rows()})
-            shipped = await trio.to_thread.run_sync(_load_built_in, built_in)
-            yield ProgramStore(files, tables, shipped, limits or ServerLimits())
+            shipped = await trio.to_thread.run_sync(load_built_in, built_in)
+            limits = limits or ServerLimits()
+            async with open_background() as background:
+                components = Components(background, wait_seconds=limits.compile_seconds)
+                yield ProgramStore(files, tables, shipped, limits, components)
         finally:
             tables.close()
 
@@ -330,52 +394,3 @@ def _check_name(name: str) -> None:
             f"{name!r} is no name for a program: use up to 64 letters, digits, '.', '_' and "
             "'-', beginning with a letter or digit"
         )
-
-
-def _load(files: ProgramFiles, row: ProgramRow) -> StoredProgram:
-    data = files.read(row.sha256)
-    return _make_program(row.name, data, row.sha256, row.uploaded_at)
-
-
-def _read_upload(name: str, upload: Upload) -> StoredProgram:
-    data = upload.contents()
-    return _make_program(name, data, upload.sha256, time.time())
-
-
-def _make_program(
-    name: str, data: bytes, sha256: str, uploaded_at: float
-) -> StoredProgram:
-    source, manifest = read_with_manifest(name, data)
-    return StoredProgram(
-        source,
-        manifest,
-        is_built_in=False,
-        sha256=sha256,
-        num_bytes=len(data),
-        uploaded_at=uploaded_at,
-        readme=read_document(data, README),
-    )
-
-
-def _load_built_in(folder: Path) -> dict[str, StoredProgram]:
-    found = dict[str, StoredProgram]()
-    for path in sorted(folder.glob("*/app.py")):
-        project = load_project(path.parent)
-        source = project.program
-        num_bytes = sum(len(text.encode()) for text in source.modules.values())
-        readme = path.with_name(README)
-        text = readme.read_text() if readme.exists() else None
-        found[source.name] = StoredProgram(
-            source,
-            project.manifest,
-            is_built_in=True,
-            sha256=source.digest,
-            num_bytes=num_bytes,
-            uploaded_at=None,
-            readme=text,
-        )
-    return found
-
-
-def _weight(program: StoredProgram) -> int:
-    return sum(map(len, program.source.modules.values()))

@@ -48,7 +48,7 @@ class ProgramRow:
         owner: Whose it is.
         name: What the owner calls it.
         sha256: Of what was sent, which names the file.
-        digest: Of the modules in it.
+        digest: Of the modules in it; of a component, as ``sha256``.
         num_bytes: Of what was sent.
         uploaded_at: In seconds since 1970.
     """
@@ -59,6 +59,11 @@ class ProgramRow:
     digest: str
     num_bytes: int
     uploaded_at: float
+
+    @property
+    def is_component(self) -> bool:
+        """It is compiled, and not sent as source."""
+        return self.digest == self.sha256
 
 
 class ProgramTables:

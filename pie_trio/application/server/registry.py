@@ -16,6 +16,7 @@ from pie_trio.application.server.failures import DrainingError
 from pie_trio.application.server.limits import ServerLimits
 from pie_trio.application.server.manifests import grants_on_server
 from pie_trio.application.server.running import NOT_FETCHED, RunningInstance
+from pie_trio.application.server.server_log import note_instance
 from pie_trio.application.services import Grants
 from pie_trio.errors import GuestFailedError, LimitError, NotFoundError, PieError
 
@@ -113,7 +114,13 @@ class InstanceRegistry:
             if manifest
             else self._grants,
             limits=manifest.limits.below(self.launcher.limits) if manifest else None,
+            key=owner.key,
         )
+        try:
+            launched.admit()
+        except LimitError:
+            await launched.session.close()
+            raise
         events = EventLog(
             max_events=self.limits.max_events, max_bytes=self.limits.max_event_bytes
         )
@@ -129,14 +136,14 @@ class InstanceRegistry:
         return instance
 
     def get(self, instance_id: str, *, owner: Owner) -> RunningInstance:
-        """Return an instance of an owner.
+        """Return an instance of an owner; an admin's are all.
 
         Raises:
             NotFoundError: There is none, or it ended some time ago.
         """
         self._forget()
         instance = self._instances.get(instance_id)
-        if instance is None or instance.owner != owner:
+        if instance is None or not (instance.owner == owner or owner.is_admin):
             raise NotFoundError(
                 f"there is no instance {instance_id!r}: those that ended are kept for "
                 f"{self.limits.ended_seconds:g} s, as long as there is room"
@@ -144,9 +151,13 @@ class InstanceRegistry:
         return instance
 
     def list(self, *, owner: Owner) -> list[RunningInstance]:
-        """Return the instances of an owner, oldest first."""
+        """Return the instances of an owner, oldest first; an admin's are all."""
         self._forget()
-        return [found for found in self._instances.values() if found.owner == owner]
+        return [
+            found
+            for found in self._instances.values()
+            if found.owner == owner or owner.is_admin
+        ]
 
     async def drain(self, grace_seconds: float) -> None:
         """Launch nothing more, let instances end, and end those that have not in time.
@@ -182,6 +193,7 @@ class InstanceRegistry:
     async def _run(self, launched: Instance, instance: RunningInstance) -> None:
         error: Exception | None = None
         result: str | None = None
+        note_instance(instance.instance_id)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(instance.pump)

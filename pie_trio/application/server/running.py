@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import trio
 
+from pie_trio.application.host.debugging import answer_usage
 from pie_trio.errors import CancelledError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class RunningInstance:
         launched_clock: The same on trio's clock.
         ended_clock: When it ended, on trio's clock; None while it runs.
         first_event_clock: When it first told something.
+        first_token_clock: When its first token had been sampled; None until it has ended.
         state: ``succeeded`` if it returned, ``cancelled`` if it was ended from outside.
         is_detached: It outlives the client that launched it.
         events: What it has told.
@@ -57,6 +59,7 @@ class RunningInstance:
         self.launched_at, self.launched_clock = time.time(), trio.current_time()
         self.ended_clock: float | None = None
         self.first_event_clock: float | None = None
+        self.first_token_clock: float | None = None
         self.state: State = "running"
         self.is_detached = is_detached
         self.events = events
@@ -144,6 +147,7 @@ class RunningInstance:
             "seconds": end - self.launched_clock,
             "last_event": self.events.last_number,
             **self.usage(),
+            "charged": {} if self._session is None else answer_usage(self._session),
         }
 
     def usage(self) -> dict[str, int]:
@@ -199,6 +203,10 @@ class RunningInstance:
         self.ended_clock = trio.current_time()
         if self._session is not None:
             self._final_tokens = _count_tokens(self._session)
+            sampled = [t.first_sampled_at for t in self._session.tenants.values()]
+            self.first_token_clock = min(
+                (at for at in sampled if at is not None), default=None
+            )
         self._tell_line()
         self._ended_running.set()
 

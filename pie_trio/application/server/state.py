@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pie_trio.application.authoring.manifest import Manifest, parse_block
 from pie_trio.application.lifecycle.programs import make_program
+from pie_trio.application.server.owners import Gate
 from pie_trio.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.lifecycle.programs import Program
     from pie_trio.application.server.inspecting import Inspector
     from pie_trio.application.server.metrics import ServerMetrics
     from pie_trio.application.server.owners import Owner
@@ -37,6 +38,7 @@ class ServerState:
         inspector: What programs say of themselves.
         registry: The instances.
         metrics: Counts requests and instances.
+        gate: Finds out who sends a request.
     """
 
     models: Mapping[str, ServedModel]
@@ -44,6 +46,7 @@ class ServerState:
     inspector: Inspector
     registry: InstanceRegistry
     metrics: ServerMetrics
+    gate: Gate = field(default_factory=Gate)
 
     async def launch(self, asked: object, *, owner: Owner) -> RunningInstance:
         """Launch what a client asks for: ``program``, ``arguments``, ``detach``.
@@ -67,7 +70,7 @@ class ServerState:
 
     async def _find(
         self, program: object, owner: Owner
-    ) -> tuple[SourceProgram, Manifest]:
+    ) -> tuple[Program, Manifest]:
         if isinstance(program, str):
             found = await self.programs.find(program, owner=owner)
             return found.source, found.manifest

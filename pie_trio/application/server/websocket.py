@@ -15,7 +15,7 @@ from pie_trio.application.server.envelopes import (
     encode_text,
 )
 from pie_trio.application.server.instance_routes import read_message
-from pie_trio.application.server.owners import authenticate
+from pie_trio.application.server.owners import authorize
 from pie_trio.application.web import get_draining, one_write
 from pie_trio.control.outbox import Message
 from pie_trio.errors import BadArgumentError, LimitError, NotFoundError, PieError
@@ -31,14 +31,14 @@ __all__ = ["add_websocket"]
 MAX_ATTACHED = 256
 MAX_UNSENT = 64
 """Messages to an instance that its inbox has no room for yet."""
-GOING_AWAY = 1001
+GOING_AWAY, NOT_ALLOWED = 1001, 1008
 
 
 def add_websocket(app: WebApp, state: ServerState) -> None:
     """Add the route."""
 
     async def serve_websocket() -> None:
-        owner = authenticate(websocket)
+        owner = authorize(websocket, "launch")
         async with trio.open_nursery() as nursery:
             session = _Session(state, owner, nursery)
             nursery.start_soon(session.close_when_draining)
@@ -80,6 +80,11 @@ class _Session:
         """Do what the client asks for until it leaves."""
         while True:
             frame: str | bytes = await websocket.receive()
+            if self._state.gate.is_revoked(self._owner):
+                async with self._sending:
+                    await websocket.close(NOT_ALLOWED, "the key was revoked")
+                self._nursery.cancel_scope.cancel()
+                return
             request: object = None
             answer: dict[str, Any]
             try:

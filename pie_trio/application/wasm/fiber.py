@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
+from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -27,18 +28,32 @@ __all__ = ["Fiber", "FiberObserver"]
 
 
 class FiberObserver(Protocol):
-    """Is told what a fiber is doing. Both calls are made between two polls."""
+    """Is told what a fiber is doing, and holds it back. All is called between two polls."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the guest may not go on before :meth:`slice_over` has returned."""
+        ...
+
+    def ran(self, seconds: float) -> None:
+        """The guest, with the host functions that it called, took so much CPU time."""
+        ...
 
     def blocked(self) -> None:
         """The guest waits for the host, or has ended."""
         ...
 
     async def slice_over(self) -> None:
-        """The guest computed for a whole slice: return when it may go on."""
+        """The guest computed for a whole slice, or is held: return when it may go on."""
         ...
 
 
 class _Unobserved:
+    is_held = False
+
+    def ran(self, seconds: float) -> None:
+        return
+
     def blocked(self) -> None:
         return
 
@@ -199,15 +214,21 @@ class Fiber:
                     except (InferletError, EngineError) as failure:
                         pending.value = failure
                     pending.is_done = True
+                observer = self.observer
+                if observer.is_held:
+                    await observer.slice_over()
                 # The deadline counts from here, not from when the guest began to wait.
                 set_deadline(context, slice_ticks)
                 runtime.current = self
-                if poll(self._future):
+                started = thread_time()
+                is_over = poll(self._future)
+                observer.ran(thread_time() - started)
+                if is_over:
                     break
-                if self.pending is None:
-                    await self.observer.slice_over()
-                else:
-                    self.observer.blocked()
+                if self.pending is not None:
+                    observer.blocked()
+                elif not observer.is_held:
+                    await observer.slice_over()
         finally:
             if not is_parked:
                 self._delete_future()

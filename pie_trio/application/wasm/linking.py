@@ -47,6 +47,7 @@ ERROR_CODES = (
     "cancelled",
     "timed-out",
     "engine-failed",
+    "engine-lost",
     "internal",
 )
 ERROR = Record(code=Enum(*ERROR_CODES), message=STRING)

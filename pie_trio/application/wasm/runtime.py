@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from wasmtime import Config, Engine, component
 
 from pie_trio.application.wasm.linking import HostInterface, HostLinker
-from pie_trio.application.wasm.wasi import make_wasi
+from pie_trio.application.wasm.wasi import make_wasi, wasi_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +91,11 @@ class WasmRuntime:
             random_bytes: Where its random numbers come from.
         """
         linker = HostLinker(self.engine, self._get_current)
-        wasi = make_wasi(lambda: self._get_current().context, random_bytes)
+        wasi = make_wasi(
+            lambda: self._get_current().context,
+            random_bytes,
+            versions=wasi_versions(compiled.type.imports(self.engine)),
+        )
         linker.define([*wasi, *interfaces])
         linker.trap_unknown_imports(compiled)
         return LinkedComponent(self, compiled, linker)

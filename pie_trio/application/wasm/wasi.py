@@ -9,7 +9,9 @@ the author sees as an ``OSError``; only what is unknown traps.
 from __future__ import annotations
 
 import os
+import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -39,11 +41,12 @@ from pie_trio.application.wasm.values import (
 from pie_trio.errors import GuestTrappedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["WasiHost", "make_wasi"]
+__all__ = ["WasiHost", "make_wasi", "wasi_versions"]
 
-VERSION = "@0.2.9"  # what componentize-py 0.25 imports
+VERSION = re.compile(r"wasi:[a-z-]+/[a-z-]+@(0\.2\.\d+)")
+"""Of an import. Versions 0.2 only ever add to each other."""
 
 # Numbers of the resource types; any that differ will do.
 ERROR, POLLABLE, INPUT, OUTPUT, TERMINAL_IN, TERMINAL_OUT = range(100, 106)
@@ -79,15 +82,38 @@ class WasiHost(Protocol):
         ...
 
 
+def wasi_versions(imports: Iterable[str]) -> set[str]:
+    """Return the versions of WASI 0.2 among the names of imports.
+
+    Tools that make components lag behind each other, and one component may have parts of several.
+    """
+    return {found[1] for name in imports if (found := VERSION.fullmatch(name))}
+
+
 def make_wasi(
-    get_context: Callable[[], Any], random_bytes: Callable[[int], bytes] = os.urandom
+    get_context: Callable[[], Any],
+    random_bytes: Callable[[int], bytes] = os.urandom,
+    *,
+    versions: Iterable[str],
 ) -> list[HostInterface]:
-    """Return the interfaces.
+    """Return the interfaces, under each of some versions.
 
     Args:
         get_context: Returns the store context of the guest that is calling.
         random_bytes: Where random numbers come from.
+        versions: As ``0.2.9``.
     """
+    interfaces = _make_interfaces(get_context, random_bytes)
+    return [
+        replace(interface, name=f"{interface.name}@{version}")
+        for version in versions
+        for interface in interfaces
+    ]
+
+
+def _make_interfaces(
+    get_context: Callable[[], Any], random_bytes: Callable[[int], bytes]
+) -> list[HostInterface]:
     pollable = Borrow(get_context)
     own_pollable = Own(get_context, POLLABLE)
     return [
@@ -110,6 +136,7 @@ def make_wasi(
             },
         ),
         _interface("random/random", _random_functions(random_bytes)),
+        _interface("random/insecure-seed", _seed_functions(random_bytes)),
         _interface(
             "filesystem/types",
             {},
@@ -134,7 +161,7 @@ def _interface(
     kinds = {
         resource.replace("_", "-"): number for resource, number in resources.items()
     }
-    return HostInterface(f"wasi:{name}{VERSION}", functions, kinds)
+    return HostInterface(f"wasi:{name}", functions, kinds)
 
 
 def _always(value: Any) -> Callable[..., Any]:
@@ -217,6 +244,16 @@ def _random_functions(
         "get-random-bytes": HostFunction(get_bytes, (U64,), BYTES),
         "get-random-u64": HostFunction(get_u64, (), U64),
     }
+
+
+def _seed_functions(random_bytes: Callable[[int], bytes]) -> dict[str, HostFunction]:
+    """Return what JavaScript engines seed their hash tables with."""
+
+    def get_seed(_host: object) -> tuple[int, int]:
+        data = random_bytes(16)
+        return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+
+    return {"insecure-seed": HostFunction(get_seed, (), Tuple(U64, U64))}
 
 
 # ---- standard streams, environment, exit ---------------------------------------------------

@@ -47,6 +47,11 @@ def test_each_import_is_found_with_when_it_happens() -> None:
     assert "never" not in found
 
 
+def test_what_is_imported_instead_is_a_fallback() -> None:
+    fallbacks = {i.name for i in find_imports("mod.py", TEXT) if i.is_fallback}
+    assert fallbacks == {"slow"}
+
+
 def test_relative_imports_are_resolved() -> None:
     found = names()
     assert found["pkg.sub.near"] == (False, True)

@@ -24,6 +24,7 @@ dependencies = ["jinja2>=3"]
 
 [tool.pie]
 entry = "main.py"
+publish = ["chat"]
 
 [tool.pie.grants]
 http = ["api.example.com", "*.example.org:8443"]
@@ -56,6 +57,7 @@ def test_a_pyproject_says_everything() -> None:
         grants=Grants(logits=True, http=("api.example.com", "*.example.org:8443")),
         limits=Limits(memory_mib=128, wall_seconds=60.0, pages=100),
         dependencies=("jinja2>=3",),
+        publish=("chat",),
     )
 
 
@@ -93,6 +95,11 @@ def test_a_block_in_a_module_says_it_too() -> None:
         ("[tool.pie.grants]\nlogits = 1", "grants] logits: expected true or false"),
         ("[tool.pie]\nname = 'a/b'", "[tool.pie] name: expected letters"),
         ("[tool.pie]\nentry = '../x.py'", "[tool.pie] entry: expected the path"),
+        (
+            "[tool.pie]\npublish = ['chats']",
+            "publish: expected some of chat, completions, embeddings, got 'chats'",
+        ),
+        ("[tool.pie]\npublish = 'chat'", "publish: expected a list of texts"),
         ("[tool]\npie = 1", "[tool.pie]: expected a table, got 1"),
         ("[tool.pie]\n[project]\ndependencies = 1", "[project] dependencies: expected"),
         ("[tool.pie", "p.toml is not TOML"),

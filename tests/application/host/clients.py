@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from pie_trio.application.host.trees import Tree
     from pie_trio.control.pages import PagePool
     from pie_trio.control.served_model import ServedModel
     from pie_trio.engine_api import Batch
@@ -128,7 +129,11 @@ class Client:
 
 
 class Rig:
-    """A served model, or several, and the clients on it."""
+    """A served model, or several, and the clients on it.
+
+    Attributes:
+        is_outlived: By a session, which still holds something when the models are closed.
+    """
 
     def __init__(
         self,
@@ -140,6 +145,7 @@ class Rig:
         self.engines, self.services = engines, services
         self.models: Mapping[str, ServedModel] = services.models
         self.limits, self.gate = limits, gate
+        self.is_outlived = False
 
     @property
     def engine(self) -> FakeEngine:
@@ -158,10 +164,11 @@ class Rig:
         owner: str = "local",
         grants: Grants | None = None,
         depth: int = 0,
+        tree: Tree | None = None,
     ) -> GuestSession:
         """Return a session that the caller closes."""
         log = InstanceLog(max_bytes=1000)
-        launch = Launch(name, "{}", owner, grants or Grants(), depth)
+        launch = Launch(name, "{}", owner, grants or Grants(), depth, None, tree)
         return GuestSession(launch, self.services, self.limits, log)
 
     @asynccontextmanager
@@ -189,6 +196,10 @@ class Rig:
             assert model.batcher.arrivals.num_expected == 0
         for engine in self.engines:
             assert engine.num_processors == 0, "a processor was lost"
+        quotas = self.services.quotas
+        assert self.is_outlived or quotas.server.is_idle, (
+            f"something still counts: {quotas.server.used}"
+        )
 
 
 def assert_is_closed(session: Session) -> None:
@@ -200,6 +211,9 @@ def assert_is_closed(session: Session) -> None:
     assert len(session.subscriptions) == 0
     assert session.children.num_alive == 0
     assert session.requests.num_bytes == 0
+    assert session.in_flight.command_bytes == 0
+    assert session.in_flight.mask_bytes == 0
+    assert (session.processor_use.num, session.processor_use.num_bytes) == (0, 0)
 
 
 @asynccontextmanager

@@ -71,7 +71,7 @@ def start(
 
 async def wait_paused(client: Client, stream: int = 1) -> None:
     """Wait until a stream waits for its reader."""
-    found, _ = client.session.decoding.streams.get(stream)
+    found, *_ = client.session.decoding.streams.get(stream)
     while not found.is_paused:
         await trio.lowlevel.checkpoint()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import trio
 
 from pie_trio.application.services import Grants, Outgoing, Services
-from pie_trio.errors import HttpDeniedError, UnsupportedError
+from pie_trio.config import InstanceLimits, SharedLimits
+from pie_trio.control.quotas import Quotas
+from pie_trio.errors import HttpDeniedError, LimitError, UnsupportedError
 from tests.application.host.clients import open_rig
 from tests.application.outgoing.servers import NO_TLS, Reply, listen, open_server
 
@@ -121,3 +124,41 @@ async def test_a_server_that_makes_no_requests_says_so() -> None:
         async with rig.open_client() as client:
             with pytest.raises(UnsupportedError, match="makes no requests"):
                 client.session.http_get("http://example.com/")
+
+
+async def test_requests_and_their_bytes_are_limited() -> None:
+    reply = Reply(body=b"x" * 1000)
+    limits = InstanceLimits(max_http_requests=4, max_http_bytes=2500)
+    async with (
+        open_server(lambda _: reply) as server,
+        open_rig(outgoing=PLAIN, limits=limits) as rig,
+    ):
+        quotas = Quotas(SharedLimits(), SharedLimits(http_requests=2))
+        rig.services = replace(rig.services, quotas=quotas)
+        grants = Grants(http=(f"127.0.0.1:{server.port}",))
+        url = f"http://127.0.0.1:{server.port}/"
+        async with (
+            rig.open_client("a", owner="ann", grants=grants) as client,
+            rig.open_client("b", owner="ann", grants=grants) as other,
+        ):
+            session = client.session
+            tickets = [session.http_get(url), other.session.http_get(url)]
+            with pytest.raises(LimitError, match=r"3 http requests .* the user ann"):
+                session.http_get(url)
+            await take(client, tickets[0])
+            await take(other, tickets[1])
+            large = request(url, method="PUT", body=b"x" * 2000)
+            with pytest.raises(LimitError, match=r"\d+ http bytes would be used"):
+                session.http_request(large)
+            await take(client, session.http_get(url))
+            head = session.open_http(1, request(url))
+            await client.resolve(session.take_head(head))
+            with pytest.raises(LimitError, match="http bytes would be used in all"):
+                await client.resolve(session.take_body(session.read_body(1)))
+            session.close_body(1)
+            await take(client, session.http_get(url))
+            with pytest.raises(
+                LimitError, match="5 http requests would be used in all"
+            ):
+                session.http_get(url)
+        assert quotas.server.is_idle

@@ -142,8 +142,10 @@ async def test_it_ends_too_if_its_command_is_on_the_way_to_the_device(
 
 async def test_a_session_may_outlive_its_model(autojump_clock: MockClock) -> None:
     async with open_rig() as rig:
+        rig.is_outlived = True
         client = Client(rig.make_session())
         client.session.create_queue(0, "")
+    rig.is_outlived = False
     client.session.alloc_kvpage(0, [0])
     client.forward(b"x", pages=[0])
     with trio.fail_after(5):

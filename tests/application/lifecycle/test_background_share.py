@@ -1,79 +1,180 @@
-"""Who computes for long is held back; who computes for a moment is not."""
+"""Who computes for long is held back, with all that belongs to it; who works for a model is not."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from pie_trio.application.lifecycle.background import (
-    MAX_CREDIT,
-    BackgroundShare,
-    Credit,
+from pie_trio.application.computing import (
+    LAUNCH_SECONDS,
+    MAX_SECONDS,
+    OWNER_SECONDS,
+    STEP_SECONDS,
+    Account,
+    Accounts,
 )
+from pie_trio.application.lifecycle.background import BackgroundShare
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
 SLICE_SECONDS = 0.01
 SHARE = 0.05
+FREE_SLICES = round((LAUNCH_SECONDS + OWNER_SECONDS) / SLICE_SECONDS)
+
+
+@pytest.fixture
+def accounts() -> Accounts:
+    return Accounts(SHARE)
 
 
 def make_share(*, is_contended: bool = True) -> BackgroundShare:
-    return BackgroundShare(
-        share=SHARE, slice_seconds=SLICE_SECONDS, is_contended=lambda: is_contended
-    )
+    return BackgroundShare(share=SHARE, is_contended=lambda: is_contended)
 
 
-async def compute(share: BackgroundShare, credit: Credit, num_slices: int) -> float:
+async def compute(share: BackgroundShare, account: Account, num_slices: int) -> float:
     """Use up slices, which take no time here, and return how long that took."""
     started = trio.current_time()
     for _ in range(num_slices):
-        await share.wait_turn(credit)
+        account.charge(SLICE_SECONDS)
+        await share.wait_turn(account)
     return trio.current_time() - started
 
 
-async def test_a_few_slices_are_not_held_back(autojump_clock: MockClock) -> None:
-    assert await compute(make_share(), Credit(), MAX_CREDIT) == 0
+async def compute_for(
+    share: BackgroundShare, accounts: list[Account], seconds: float
+) -> list[float]:
+    """Let all compute side by side for so long, and return what each has used."""
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for account in accounts:
+                nursery.start_soon(compute, share, account, 10**6)
+    return [account.used_seconds for account in accounts]
+
+
+async def test_a_few_slices_are_not_held_back(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    assert await compute(make_share(), accounts.open("ann"), FREE_SLICES) == 0
 
 
 async def test_whoever_computes_on_gets_its_share_of_a_core(
-    autojump_clock: MockClock,
+    accounts: Accounts, autojump_clock: MockClock
 ) -> None:
-    seconds = await compute(make_share(), Credit(), MAX_CREDIT + 40)
-    assert 0.9 < seconds / (40 * SLICE_SECONDS / SHARE) <= 1
+    account, share = accounts.open("ann"), make_share()
+    await compute(share, account, FREE_SLICES)
+    seconds = await compute(share, account, 40)
+    assert 0.9 < seconds / (40 * SLICE_SECONDS / SHARE) <= 1.1
 
 
-async def test_several_that_compute_on_share_it(autojump_clock: MockClock) -> None:
-    share, started = make_share(), trio.current_time()
-    async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(compute, share, Credit(), MAX_CREDIT + 10)
+@pytest.mark.parametrize("is_one_owner", [True, False])
+async def test_several_that_compute_on_share_it(
+    accounts: Accounts, autojump_clock: MockClock, is_one_owner: bool
+) -> None:
+    owners = ["ann"] * 8 if is_one_owner else [f"user {i}" for i in range(8)]
+    made = [accounts.open(owner) for owner in owners]
+    used = await compute_for(make_share(), made, 100.0)
+    free = len(made) * LAUNCH_SECONDS + len(set(owners)) * OWNER_SECONDS
+    assert sum(used) == pytest.approx(100 * SHARE + free, rel=0.1)
+    assert max(used) < 1.5 * min(used)
+
+
+async def test_an_owner_with_many_instances_gets_no_more_than_one_with_few(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    many = [accounts.open("ann") for _ in range(20)]
+    few = accounts.open("bob")
+    *of_ann, of_bob = await compute_for(make_share(), [*many, few], 200.0)
+    assert of_bob > 0.8 * (sum(of_ann) - 20 * LAUNCH_SECONDS)
+
+
+async def test_short_turns_count_as_slices_do(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    account, share = accounts.open("ann"), make_share()
+    started = trio.current_time()
+    for _ in range(4000):
+        account.charge(SLICE_SECONDS / 10)  # and it sleeps before its slice is over
+        if account.is_overdrawn:
+            await share.wait_turn(account)
     seconds = trio.current_time() - started
-    assert 0.9 < seconds / (40 * SLICE_SECONDS / SHARE) <= 1
+    assert seconds > 0.9 * (4.0 - LAUNCH_SECONDS - OWNER_SECONDS) * (1 / SHARE - 1)
 
 
-async def test_credit_comes_back_with_time(autojump_clock: MockClock) -> None:
-    share, credit = make_share(), Credit()
-    await compute(share, credit, MAX_CREDIT)
-    assert await compute(share, credit, 1) > 0
-    await trio.sleep(MAX_CREDIT * SLICE_SECONDS / SHARE)
-    assert await compute(share, credit, MAX_CREDIT) == 0
+async def test_steps_of_the_device_earn_what_a_decode_loop_computes(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    for_the_model, spinning = accounts.open("ann"), accounts.open("ann")
+    spinning.charge(10.0)  # the owner has nothing left
+    assert spinning.is_overdrawn
+    for _ in range(1000):
+        for_the_model.earn(1)
+        for_the_model.charge(0.9 * STEP_SECONDS)
+        assert not for_the_model.is_overdrawn
+    for_the_model.charge(MAX_SECONDS)
+    assert for_the_model.is_overdrawn
+
+
+async def test_what_is_earned_is_not_kept_for_ever(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    account = accounts.open("ann")
+    account.earn(10**6)
+    account.charge(MAX_SECONDS + OWNER_SECONDS + SLICE_SECONDS)
+    assert account.debt_seconds == pytest.approx(SLICE_SECONDS)
+
+
+async def test_what_an_owner_may_use_comes_back_with_time(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    share, account = make_share(), accounts.open("ann")
+    await compute(share, account, FREE_SLICES)
+    assert await compute(share, account, 1) > 0
+    await trio.sleep(OWNER_SECONDS / SHARE)
+    assert await compute(share, account, round(OWNER_SECONDS / SLICE_SECONDS)) == 0
 
 
 async def test_with_nobody_else_at_work_nobody_is_held_back(
-    autojump_clock: MockClock,
+    accounts: Accounts, autojump_clock: MockClock
 ) -> None:
-    assert await compute(make_share(is_contended=False), Credit(), 1000) == 0
+    share = make_share(is_contended=False)
+    assert await compute(share, accounts.open("ann"), 1000) == 0
 
 
-async def test_who_has_credit_does_not_wait_for_those_without(
-    autojump_clock: MockClock,
+async def test_who_has_something_left_does_not_wait_for_those_without(
+    accounts: Accounts, autojump_clock: MockClock
 ) -> None:
-    share, spent = make_share(), Credit()
-    await compute(share, spent, MAX_CREDIT)
+    share, spent = make_share(), accounts.open("ann")
+    await compute(share, spent, FREE_SLICES)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(compute, share, spent, 100)
         await trio.sleep(SLICE_SECONDS)
-        assert await compute(share, Credit(), MAX_CREDIT) == 0
+        assert await compute(share, accounts.open("bob"), FREE_SLICES) == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_who_gives_up_its_turn_leaves_it_to_the_next(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    share = make_share()
+    made = [accounts.open(owner) for owner in ("ann", "bob", "eve")]
+    for account in made:
+        account.charge(1.0)
+    async with trio.open_nursery() as nursery:
+        scopes = [trio.CancelScope() for _ in made]
+
+        async def wait(account: Account, scope: trio.CancelScope) -> None:
+            with scope:
+                await share.wait_turn(account)
+
+        for account, scope in zip(made, scopes, strict=True):
+            nursery.start_soon(wait, account, scope)
+            await wait_all_tasks_blocked()
+        scopes[0].cancel()  # it has the turn
+        scopes[1].cancel()  # it waits, or has just been given it
+        await wait_all_tasks_blocked()
+        assert not scopes[2].cancelled_caught
+    assert await compute(share, made[2], 1) < 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,28 @@ async def test_log_probabilities_come_with_their_tokens(run: Run) -> None:
     )
     assert len(streamed) == 9
     assert streamed == pytest.approx(stepped)
+
+
+async def test_the_most_likely_tokens_come_with_each(run: Run) -> None:
+    told, expected, text = await run(
+        "async with Context() as ctx, Context() as other:\n"
+        "    await ctx.fill('x')\n"
+        "    await other.fill('x')\n"
+        f"    chunks = [c async for c in ctx.generate(max_tokens=4, {ALL}, top_logprobs=3)]\n"
+        "    found = [d for c in chunks for d in c.top_logprobs or ()]\n"
+        "    expected = []\n"
+        "    for token in [t for c in chunks for t in c.token_ids]:\n"
+        "        d = await other.forward(top=3)\n"
+        "        expected.append([list(d.token_ids), list(d.probs)])\n"
+        "        other.append([token])\n"
+        "    assert all(c.logprobs is None for c in chunks)\n"
+        "    return [found, expected, ''.join(c.text for c in chunks)]"
+    )
+    assert len(told) == len(expected) == 4
+    for top, (tokens, probs) in zip(told, expected, strict=True):
+        assert [token for token, _ in top] == tokens
+        assert [math.exp(p) for _, p in top] == pytest.approx(probs)
+    assert text.encode() == bytes(t[0][0] for t in told) or "\ufffd" in text
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,32 @@ async def test_what_programs_have_in_common_is_computed_once(
         model.exports.clear()
 
 
+async def test_what_was_generated_is_shared_by_the_next_fill(
+    open_fake: OpenLauncher,
+) -> None:
+    program = program_of(
+        "async with Context() as ctx, Context() as again, Context() as fork:\n"
+        f"    await ctx.fill({PROMPT!r}, reuse=True)\n"
+        f"    said = await ctx.generate(max_tokens=40, stop_tokens=[]).tokens()\n"
+        "    ctx.truncate(len(ctx) - 2)\n"
+        "    await ctx.fill([], reuse=True)\n"
+        "    await again.fill(ctx.token_ids, reuse=True)\n"
+        f"    await fork.fill([*ctx.token_ids[:-1], 7, 8], reuse=True)\n"
+        "    return [said, len(ctx), ctx.num_reused, again.num_reused, fork.num_reused,"
+        " await again.generate(max_tokens=2, stop_tokens=[]).tokens(), again.fork().num_reused]"
+    )
+    async with open_fake(engine=FakeEngine()) as launcher:
+        said, length, *reused, going_on, of_fork = await run(launcher, program)
+        (model,) = launcher.models.values()
+        full = (length - 1) // 16 * 16
+        assert length == len(TOKENS) + 38
+        assert reused == [0, full, full]
+        assert of_fork == full
+        assert going_on == said[-2:] == fake_continuation(TOKENS, 40)[-2:]
+        assert len(model.exports) == full // 16
+        model.exports.clear()
+
+
 async def test_a_context_outlives_its_program(open_fake: OpenLauncher) -> None:
     exporting = program_of(
         "async with Context() as ctx:\n"

@@ -88,10 +88,14 @@ class EventStream:
 
 
 class Api:
-    """A server on a port of loopback."""
+    """A server on a port of loopback, and headers that go along with every request."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, **headers: str) -> None:
+        self.port, self._headers = port, headers
+
+    def with_key(self, key: str) -> Api:
+        """Return the same server for whoever has a key."""
+        return Api(self.port, authorization=f"Bearer {key}")
 
     async def ask(
         self,
@@ -102,7 +106,7 @@ class Api:
     ) -> Response:
         """Send a request on a connection of its own, and return the whole answer."""
         async with await connect(self.port) as client:
-            await client.send(_encode(method, path, body, headers))
+            await client.send(_encode(method, path, body, self._headers | headers))
             return await client.read_response(method)
 
     async def get(self, path: str, **headers: str) -> Response:
@@ -135,7 +139,7 @@ class Api:
     ) -> AsyncGenerator[EventStream]:
         """Send a request and read events; the connection closes at the end of the block."""
         async with await connect(self.port, receive_buffer=receive_buffer) as client:
-            await client.send(_encode(method, path, body, headers))
+            await client.send(_encode(method, path, body, self._headers | headers))
             head = await client.read_until(b"\r\n\r\n")
             assert b"text/event-stream" in head, head + client._left_over
             yield EventStream(client, head)

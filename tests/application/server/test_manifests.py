@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pie_trio.application.authoring.manifest import Manifest
-from pie_trio.application.remote.packing import pack_program
 from pie_trio.application.server.manifests import grants_on_server, read_with_manifest
 from pie_trio.application.services import Grants
+from pie_trio.client.packing import pack_program
 from tests.application.server.clients import archive_of, text_of
 
 if TYPE_CHECKING:

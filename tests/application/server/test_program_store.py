@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from pie_trio.application.lifecycle.programs import SourceProgram
 from pie_trio.application.server.failures import ProgramStoreError
 from pie_trio.application.server.owners import LOCAL, Owner
 from pie_trio.application.server.program_store import ProgramStore, open_program_store
@@ -55,6 +56,7 @@ async def put(
 
 async def text_of(store: ProgramStore, name: str, *, owner: Owner = LOCAL) -> str:
     found = await store.find(name, owner=owner)
+    assert isinstance(found.source, SourceProgram)
     return found.source.modules["app.py"]
 
 
@@ -114,7 +116,9 @@ async def test_owners_have_programs_of_their_own(tmp_path: Path) -> None:
         await put(store, "one", "x = 'ben'", owner=ben)
         assert await text_of(store, "one", owner=ann) == "x = 'ann'"
         assert list(store.sources(ann)) == ["one"]
-        assert store.sources(ann)["one"].modules == {"app.py": "x = 'ann'"}
+        found = store.sources(ann)["one"]
+        assert isinstance(found, SourceProgram)
+        assert found.modules == {"app.py": "x = 'ann'"}
         await store.delete("one", owner=ann)
         assert "one" not in store.sources(ann)
         assert await text_of(store, "one", owner=ben) == "x = 'ben'"

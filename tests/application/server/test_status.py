@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from pie_trio.application.engines.device import open_process_device
+from pie_trio.config import EngineProcessConfig
+from tests.application.engines.openers import start_fake
 from tests.application.web.clients import HANDSHAKE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.application.server.conftest import OpenServer
 
 SAMPLE = re.compile(
@@ -29,7 +34,10 @@ async def test_models_have_the_shape_of_openai(open_server: OpenServer) -> None:
 async def test_a_server_is_ready_until_it_stops(open_server: OpenServer) -> None:
     async with open_server() as served:
         assert (await served.api.get("/healthz")).status == 200
-        assert (await served.api.get("/readyz")).json == {"status": "ready"}
+        assert (await served.api.get("/readyz")).json == {
+            "status": "ready",
+            "compiling": 0,
+        }
         await served.registry.drain(1)
         assert (await served.api.get("/healthz")).status == 200
         assert (await served.api.get("/readyz")).status == 503
@@ -120,3 +128,24 @@ async def test_pages_of_other_sites_are_refused(open_server: OpenServer) -> None
                 + b"Origin: https://evil.example\r\n\r\n"
             )
             assert (await client.read_response()).status == 403
+
+
+async def test_a_server_whose_engine_is_lost_for_good_is_not_ready(
+    open_server: OpenServer, tmp_path: Path
+) -> None:
+    engine = start_fake(tmp_path, config=EngineProcessConfig(max_restarts=0))
+    async with open_server(
+        engine=engine, open_device=lambda _: open_process_device(engine)
+    ) as served:
+        assert (await served.api.get("/readyz")).status == 200
+        (model,) = served.launcher.models.values()
+        lost = trio.Event()
+        model.batcher.on_lost = lambda _: lost.set()
+        engine.process.kill()
+        await lost.wait()
+        await model.batcher.wait_restored()
+        answer = await served.api.get("/readyz")
+        assert answer.status == 503
+        assert answer.json["models"] == {"fake": "lost"}
+        assert (await served.api.get("/healthz")).status == 200
+    engine.close()

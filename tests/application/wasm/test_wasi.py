@@ -7,15 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from wasmtime import component
 
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.fiber import Fiber
+from pie_trio.application.wasm.runtime import WasmRuntime
+from pie_trio.application.wasm.values import U64
+from pie_trio.application.wasm.wasi import make_wasi, wasi_versions
+from pie_trio.config import WasmConfig
 from pie_trio.errors import GuestFailedError, GuestTrappedError
 from tests.application.conftest import OpenLauncher, program_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pie_trio.application.host.instance_log import LogLine
     from pie_trio.application.lifecycle.instances import Launcher
 
 LIMIT_SECONDS = 60
+
+NEWER = """
+(component
+  (import "wasi:random/random@{version}"
+    (instance $random (export "get-random-u64" (func (result u64)))))
+  (core func $draw (canon lower (func $random "get-random-u64")))
+  (core module $module
+    (import "host" "draw" (func $draw (result i64)))
+    (func (export "run") (result i64) call $draw))
+  (core instance $made
+    (instantiate $module (with "host" (instance (export "draw" (func $draw))))))
+  (func $run (result u64) (canon lift (core func $made "run")))
+  (instance $exported (export "run" (func $run)))
+  (export "test:newer/program" (instance $exported)))
+"""
 
 
 async def run(launcher: Launcher, body: str) -> Any:
@@ -118,3 +142,45 @@ async def test_ending_the_interpreter_ends_the_instance_with_a_message(
     async with open_fake() as launcher:
         with pytest.raises(GuestTrappedError, match="ended its interpreter"):
             await run(launcher, "import os; os._exit(0)")
+
+
+async def run_component(text: str, folder: Path) -> int:
+    config = WasmConfig(cache_directory=folder)
+    with WasmRuntime(config, CompileCache(folder)) as runtime:
+        compiled = component.Component(runtime.engine, text)
+        linked = runtime.link(compiled, [], random_bytes=lambda count: b"\x07" * count)
+        with Fiber(linked, None, memory_bytes=1 << 20) as fiber:
+            with trio.fail_after(LIMIT_SECONDS):
+                await fiber.instantiate()
+                fiber.start("test:newer/program", "run")
+                found: int = await fiber.finish(U64)
+    return found
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.2.9", "0.2.12", "0.2.99"])
+async def test_a_component_of_another_tool_finds_its_version_of_wasi(
+    tmp_path: Path, version: str
+) -> None:
+    found = await run_component(NEWER.format(version=version), tmp_path)
+    assert found == 0x0707070707070707
+
+
+async def test_a_later_wasi_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    with pytest.raises(GuestTrappedError, match=r"random@0\.3\.0"):
+        await run_component(NEWER.format(version="0.3.0"), tmp_path)
+
+
+def test_a_component_may_be_made_of_parts_with_several_versions() -> None:
+    names = ["wasi:io/poll@0.2.9", "wasi:cli/exit@0.2.12", "wasi:io/error@0.3.0"]
+    versions = wasi_versions([*names, "pie:inferlet/types@0.1.0"])
+    assert versions == {"0.2.9", "0.2.12"}
+    made = [interface.name for interface in make_wasi(lambda: None, versions=versions)]
+    assert set(names[:2]) < set(made)
+    assert len(made) == len(set(made))
+
+
+def test_a_seed_for_hash_tables_is_two_numbers_of_sixteen_random_bytes() -> None:
+    made = make_wasi(lambda: None, lambda n: bytes(range(n)), versions=["0.2.9"])
+    (seed,) = [i for i in made if i.name == "wasi:random/insecure-seed@0.2.9"]
+    low, high = seed.functions["insecure-seed"].call(None)
+    assert low.to_bytes(8, "little") + high.to_bytes(8, "little") == bytes(range(16))

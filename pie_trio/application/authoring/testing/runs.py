@@ -138,12 +138,16 @@ class _SeededRandom:
 class Sandbox:
     """Wasm for all tests of a session: made when it is first needed.
 
+    Args:
+        slice_ticks: After so many ticks a guest that computes lets others go on. Fewer are for
+            tests of guests without end.
+
     Attributes:
         seed: Sets where the random bytes of guests begin.
     """
 
-    def __init__(self) -> None:
-        self._config = replace(WasmConfig(), slice_ticks=SLICE_TICKS)
+    def __init__(self, *, slice_ticks: int = SLICE_TICKS) -> None:
+        self._config = replace(WasmConfig(), slice_ticks=slice_ticks)
         self._runtime: WasmRuntime | None = None
         self._random = _SeededRandom()
         self.seed = self._random.seed

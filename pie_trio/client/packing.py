@@ -1,4 +1,4 @@
-"""Programs as they are sent to a server: a zip archive with all that they need."""
+"""Programs as they are sent to a server: a component, or a zip archive with all that they need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from pie_trio.application.authoring.manifest import parse_block, parse_pyproject
+from pie_trio.application.authoring.packing import load_packed
 from pie_trio.application.authoring.projects import load_project
 from pie_trio.errors import ProgramError
 
@@ -23,15 +24,20 @@ OLDEST = (1980, 1, 1, 0, 0, 0)
 
 
 def pack_program(path: Path) -> tuple[str, bytes]:
-    """Return the name of a program, and an archive of it with its manifest and dependencies.
+    """Return the name of a program, and what to send.
+
+    That is an archive of it with its manifest and dependencies, or the component as it is.
 
     Args:
-        path: A ``.py`` file, a folder with an ``app.py``, or a ``.zip`` of one.
+        path: A ``.py`` file, a folder with an ``app.py``, a ``.zip`` of one, or a ``.wasm``
+            component.
 
     Raises:
         ProgramError: It is none of these, or cannot be read.
         ManifestError: Its manifest is wrong.
     """
+    if path.suffix == ".wasm" and not path.is_dir():
+        return load_packed(path).name, path.read_bytes()
     project = load_project(path)
     program = project.program
     files = {name: _encode(text) for name, text in program.modules.items()}

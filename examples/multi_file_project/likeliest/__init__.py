@@ -1,0 +1,1 @@
+"""Best-first search for the likeliest continuation of a text."""
