@@ -108,10 +108,11 @@ class NullEngine(FakeEngine):
     @staticmethod
     def _answer(spec: OutputSpec) -> OutputResult:
         num_rows, nothing = len(spec.rows), np.empty(0, np.float32)
+        top = (num_rows, spec.top_k) if spec.top_k else 0
         return OutputResult(
             token_ids=np.ones(num_rows, np.int32),
-            top_ids=np.ones((num_rows, spec.top_k), np.int32),
-            top_probs=np.ones((num_rows, spec.top_k), np.float32),
+            top_ids=np.ones(top, np.int32),
+            top_probs=np.ones(top, np.float32),
             logprobs=nothing,
             entropy=nothing,
             logits=nothing,

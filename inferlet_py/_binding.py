@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inferlet_py._errors import HostError, make_host_error
+from inferlet_py._kernel import stop_in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,9 +85,23 @@ def _bind(
         try:
             return function(*args)
         except failure as error:
-            raise _as_host_error(error, method, args) from None
+            if not _is_stop(error):
+                raise _as_host_error(error, method, args) from None
+        stop_in_call(_by_name(method, args)["ticket"])
+        return call(*args)  # the host says it once
 
     return call
+
+
+def _is_stop(error: Any) -> bool:
+    """Say whether a call that waits was given up, since the program is to end."""
+    name: str = error.value.code.name
+    return name.lower() == "stopping"
+
+
+def _by_name(method: Callable[..., Any], args: Sequence[Any]) -> dict[str, Any]:
+    names = method.__code__.co_varnames[1:]  # the method's own, without `self`
+    return dict(zip(names, args, strict=False))
 
 
 def _as_host_error(
@@ -94,8 +109,7 @@ def _as_host_error(
 ) -> HostError:
     code = error.value.code.name.lower().replace("_", "-")
     found = make_host_error(code, error.value.message)
-    names = method.__code__.co_varnames[1:]  # the method's own, without `self`
-    given = dict(zip(names, args, strict=False))
+    given = _by_name(method, args)
     found.call = method.__name__
     found.queue, found.ticket = given.get("queue"), given.get("ticket")
     pages = given.get("pages", ())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple, cast
 from inferlet_py._cancellation import CancelNode, make_cancelled, split_cancelled
 from inferlet_py._deadlines import Deadlines
 from inferlet_py._deadlock import DeadlockError, waiting_line
-from inferlet_py._tasks import PARKED, YIELDED, Task
+from inferlet_py._tasks import PARKED, YIELDED, Task, current_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +29,10 @@ Ts = TypeVarTuple("Ts")
 # many batches in a row the loop looks at the tickets without waiting.
 MAX_BATCHES_BEFORE_POLL = 100
 
+# No ticket has this number: the host returns it among those that are ready, once, when the
+# program is to end.
+STOP = 0
+
 
 class Waiter(Protocol):
     """The host, as far as the kernel needs it."""
@@ -41,7 +45,8 @@ class Waiter(Protocol):
         """Block until a ticket is ready or the deadline has passed.
 
         Returns:
-            The tickets that are ready, perhaps none. Each has been in ``tickets``.
+            The tickets that are ready, perhaps none. Each has been in ``tickets``, but for
+            ``STOP``, which asks for the end of the program.
         """
         ...
 
@@ -152,6 +157,8 @@ class Kernel:
             task = self._task_by_ticket.pop(ticket, None)
             if task is not None:
                 task.reschedule()
+        if STOP in ready:
+            self.cancel_root()
 
     def _interrupt(self, error: BaseException) -> None:
         """Raise in the root; once that is being left, in the first task that can be."""
@@ -219,7 +226,9 @@ class Kernel:
             else:
                 if self.deadlines:
                     self.deadlines.expire(self.waiter.now())
-                if ready:
+                if STOP in ready:
+                    self.cancel_root()
+                if ticket in ready:
                     return True
         if ticket in self._task_by_ticket:
             other = self._task_by_ticket[ticket].name
@@ -277,11 +286,28 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, waiter: Waiter) -> 
 
 
 def cancel_root() -> None:
-    """Cancel the whole program; ``Waiter.wait`` may call it, for the host."""
+    """Cancel the whole program; ``Waiter.wait`` may call it."""
     kernel = _current_kernel.get(None)
     if kernel is None:
         raise RuntimeError("there is no inferlet to cancel: call this below `run`")
     kernel.cancel_root()
+
+
+def stop_in_call(ticket: int) -> None:
+    """Cancel the whole program, which the host asks for in a call that waits for a ticket.
+
+    Returns only if the call may be made again, as that of a shielded task.
+
+    Raises:
+        Cancelled: The call was given up, and the ticket with it.
+    """
+    kernel = _current_kernel.get(None)
+    if kernel is None:
+        return
+    kernel.cancel_root()
+    if current_task().node.is_cancelled:
+        kernel.waiter.cancel(ticket)
+        raise make_cancelled()
 
 
 def _name_of(async_fn: Callable[..., object]) -> str:

@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pie_trio.application.authoring.testing.pie import Pie as Pie
-    from pie_trio.application.authoring.testing.recording import (
-        DivergedError as DivergedError,
-    )
     from pie_trio.application.authoring.testing.runs import Outcome as Outcome
     from pie_trio.application.authoring.testing.runs import Sandbox
+    from pie_trio.application.recording.player import DivergedError as DivergedError
 
-_HOMES = {"DivergedError": "recording", "Outcome": "runs", "Pie": "pie"}
+_HOMES = {
+    "DivergedError": "recording.player",
+    "Outcome": "authoring.testing.runs",
+    "Pie": "authoring.testing.pie",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what tests name, late: pytest loads this plugin where pie-trio may be missing."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = f"pie_trio.application.authoring.testing.{_HOMES[name]}"
+    home = f"pie_trio.application.{_HOMES[name]}"
     return getattr(importlib.import_module(home), name)
 
 

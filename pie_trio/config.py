@@ -105,6 +105,7 @@ class InstanceLimits:
     Attributes:
         memory_bytes: The guest's linear memory.
         wall_seconds: From launch to end; None for no limit.
+        grace_seconds: To clean up once it was cancelled; then it is ended where it stands.
         max_in_flight: Commands enqueued and not yet taken.
         max_mask_bytes: Attention masks of commands in flight, a byte an entry.
         max_command_bytes: What commands and decode streams keep beside their masks, and what
@@ -136,6 +137,7 @@ class InstanceLimits:
 
     memory_bytes: int = 256 << 20
     wall_seconds: float | None = None
+    grace_seconds: float = 3.0
     max_in_flight: int = 1024
     max_mask_bytes: int = 1 << 27
     max_command_bytes: int = 1 << 28

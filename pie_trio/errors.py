@@ -14,7 +14,7 @@
     |   |-- BadArgumentError, UnknownHandleError, LimitError
     |   |   `-- GrammarError   a grammar cannot be used; of BadArgumentError
     |   |-- OutOfPagesError, OutOfEmbedsError, BusyError
-    |   |-- UnsupportedError, NotFoundError, CancelledError, TimedOutError
+    |   |-- UnsupportedError, NotFoundError, CancelledError, StoppingError, TimedOutError
     |   |-- ForbiddenError     it lacks a grant
     |   |   `-- HttpDeniedError
     |   |-- HttpFailedError, StoreError
@@ -59,6 +59,7 @@ __all__ = [
     "PieError",
     "ProcessorError",
     "ProgramError",
+    "StoppingError",
     "StoreError",
     "TimedOutError",
     "UnknownHandleError",
@@ -186,6 +187,12 @@ class CancelledError(InferletError):
     """A command was withdrawn before it ran."""
 
     code = "cancelled"
+
+
+class StoppingError(InferletError):
+    """An instance is to end, and is told so in the place of a result it waits for."""
+
+    code = "stopping"
 
 
 class NotFoundError(InferletError):

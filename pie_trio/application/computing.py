@@ -9,9 +9,13 @@ runs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Account", "Accounts"]
 
@@ -35,8 +39,9 @@ class _Owner:
         turns_seconds: What its instances computed in turns of :class:`~.BackgroundShare`.
     """
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self, rate: Callable[[], float]) -> None:
+        """Begin; ``rate`` returns the part of a core at which it earns now."""
+        self._rate = rate
         self._left = OWNER_SECONDS
         self._updated_at = trio.current_time()
         self._num_waiting = 0
@@ -65,7 +70,7 @@ class _Owner:
     def _earn(self) -> None:
         now = trio.current_time()
         if not self._num_waiting:
-            earned = (now - self._updated_at) * self._share
+            earned = (now - self._updated_at) * self._rate()
             self._left = min(OWNER_SECONDS, self._left + earned)
         self._updated_at = now
 
@@ -117,7 +122,7 @@ class Accounts:
     """The accounts of a server.
 
     Args:
-        share: Part of a core at which an owner earns.
+        share: Part of a core at which all owners together earn.
     """
 
     def __init__(self, share: float) -> None:
@@ -128,5 +133,8 @@ class Accounts:
         """Return an account for an instance that has no parent."""
         found = self._owners.get(owner)
         if found is None:
-            found = self._owners[owner] = _Owner(self._share)
+            found = self._owners[owner] = _Owner(self._rate)
         return Account(found)
+
+    def _rate(self) -> float:
+        return self._share / max(1, len(self._owners))

@@ -6,6 +6,7 @@ implementation, and each signature is written once.
 
 from __future__ import annotations
 
+import atexit
 from contextlib import ExitStack, contextmanager
 from functools import partial, update_wrapper, wraps
 from typing import (
@@ -89,11 +90,13 @@ class _Thread:
 
     def close(self) -> None:
         """End the thread."""
+        atexit.unregister(self.close)
         self._started = None
         self._stack.close()
 
     def _portal(self) -> BlockingPortal:
         if self._started is None:
+            atexit.register(self.close)  # else Python waits for the thread without end
             self._started = self._stack.enter_context(start_blocking_portal())
         return self._started
 

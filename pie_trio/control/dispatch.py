@@ -550,6 +550,8 @@ class Batcher:
             found = len(result.forwards), len(result.projections)
             if found != size:
                 raise EngineError(f"{sum(size)} requests, but {sum(found)} results")
+        except EngineLostError as error:
+            return error  # it was reported where it was noticed
         except EngineError as error:
             logger.error("a batch of %d failed: %s", sum(size), error)
             return error

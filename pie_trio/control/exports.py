@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ MAX_NAME_CHARACTERS = 256
 MAX_METADATA_BYTES = 1 << 20
 MAX_METADATA_BYTES_OF_OWNER = 1 << 26
 MAX_EXPORTS_OF_OWNER = 4096
+DROPPED_AT_ONCE = 1 / 8
+"""Of the exports that an owner may have: what finding the idle ones costs is shared by as many."""
 MAX_PAGES_OF_OWNER = 1 << 18
 """In exports, shared ones counted each time: handles count elsewhere, and need not stay."""
 
@@ -95,6 +99,11 @@ class ExportIndex:
     def __init__(self, pool: PagePool, now: Callable[[], float]) -> None:
         self._pool, self._now = pool, now
         self._exports: dict[tuple[str, str], Export] = {}
+        # Those that end by themselves: by time, a heap with entries of exports that are gone;
+        # and by the instance that made them.
+        self._ends: list[tuple[float, int, Export]] = []
+        self._numbers = itertools.count()
+        self._of_instance: dict[str, dict[int, Export]] = {}
         self._usage: dict[str, _Usage] = {}  # by owner
 
     def __len__(self) -> int:
@@ -108,17 +117,27 @@ class ExportIndex:
     def add(self, export: Export) -> None:
         """Add an export, or replace the owner's of that name. It becomes an owner of its pages.
 
+        Of an owner who has as many as there may be, the persistent ones that nobody uses and
+        that were least recently used are dropped.
+
         Raises:
             BadArgumentError: The name or the metadata is not usable.
             LimitError: The owner has too many.
         """
         self.expire()  # what is over does not count
         self._check(export)
+        if (export.owner, export.name) not in self._exports:
+            self._make_room(export.owner)
+        self._check_usage(export)
         for page in export.pages:
             self._pool.share(page)
         key = export.owner, export.name
         replaced = self._exports.pop(key, None)
         self._exports[key] = export
+        if export.expires_at is not None:
+            self._end_later(export, export.expires_at)
+        if not export.is_persistent:
+            self._of_instance.setdefault(export.instance, {})[id(export)] = export
         self._usage.setdefault(export.owner, _Usage()).add(export, 1)
         if replaced is not None:
             self._release(replaced)
@@ -199,13 +218,7 @@ class ExportIndex:
 
     def end_instance(self, instance: str) -> None:
         """Drop what an inferlet exported for its own lifetime only."""
-        self._drop(
-            [
-                export
-                for export in self._exports.values()
-                if export.instance == instance and not export.is_persistent
-            ]
-        )
+        self._drop(list(self._of_instance.get(instance, {}).values()))
 
     def drop_lost(self) -> None:
         """Drop what has a page whose contents have gone with an engine."""
@@ -218,14 +231,10 @@ class ExportIndex:
 
     def expire(self) -> None:
         """Drop what is older than its time to live."""
-        now = self._now()
-        self._drop(
-            [
-                export
-                for export in self._exports.values()
-                if export.expires_at is not None and export.expires_at <= now
-            ]
-        )
+        while self._ends and self._ends[0][0] <= self._now():
+            export = heapq.heappop(self._ends)[2]
+            if self._has(export):
+                self._drop([export])
 
     def reclaim(self, num_pages: int) -> int:
         """Drop persistent exports that nobody uses, least recently used first.
@@ -245,6 +254,14 @@ class ExportIndex:
         return sum(int(self._pool.physical[page]) >= 0 for page in pages)
 
     def _idle(self) -> list[Export]:
+        """Return those of the unused ones that have a page on the device."""
+        return [
+            export
+            for export in self._unused()
+            if any(int(self._pool.physical[page]) >= 0 for page in export.pages)
+        ]
+
+    def _unused(self) -> list[Export]:
         """Return the persistent exports whose pages belong to such exports alone."""
         pool = self._pool
         idle = [export for export in self._exports.values() if export.is_persistent]
@@ -261,11 +278,7 @@ class ExportIndex:
                     for page in export.pages
                 )
             ]
-        return [
-            export
-            for export in idle
-            if any(int(pool.physical[page]) >= 0 for page in export.pages)
-        ]
+        return idle
 
     def _may(self, owner: str, export: Export) -> bool:
         return export.owner == owner or export.permission.allows(owner)
@@ -275,7 +288,29 @@ class ExportIndex:
             del self._exports[export.owner, export.name]
             self._release(export)
 
+    def _end_later(self, export: Export, when: float) -> None:
+        if len(self._ends) > 2 * len(self._exports):  # most of them are gone
+            self._ends = [entry for entry in self._ends if self._has(entry[2])]
+            heapq.heapify(self._ends)
+        heapq.heappush(self._ends, (when, next(self._numbers), export))
+
+    def _has(self, export: Export) -> bool:
+        return self._exports.get((export.owner, export.name)) is export
+
+    def _make_room(self, owner: str) -> None:
+        """Drop some of an owner's exports that nobody uses, if the owner has too many."""
+        if self._usage.get(owner, _Usage()).num < MAX_EXPORTS_OF_OWNER:
+            return
+        idle = [export for export in self._unused() if export.owner == owner]
+        idle.sort(key=lambda export: export.used_at)
+        self._drop(idle[: max(int(MAX_EXPORTS_OF_OWNER * DROPPED_AT_ONCE), 1)])
+
     def _release(self, export: Export) -> None:
+        if not export.is_persistent:
+            made = self._of_instance[export.instance]
+            del made[id(export)]
+            if not made:
+                del self._of_instance[export.instance]
         usage = self._usage[export.owner]
         usage.add(export, -1)
         if not usage.num:
@@ -300,6 +335,9 @@ class ExportIndex:
                 f"the metadata of an export has at most {MAX_METADATA_BYTES} bytes, "
                 f"got {len(export.metadata)}"
             )
+
+    def _check_usage(self, export: Export) -> None:
+        name = export.name
         usage = replace(self._usage.get(export.owner, _Usage()))
         if (old := self._exports.get((export.owner, name))) is not None:
             usage.add(old, -1)

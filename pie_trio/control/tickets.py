@@ -11,7 +11,10 @@ from pie_trio.errors import LimitError, UnknownHandleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["TicketTable"]
+__all__ = ["STOP", "TicketTable"]
+
+STOP = 0
+"""What a wait returns, once, among the tickets that are ready: the inferlet is to end."""
 
 
 class _Entry:
@@ -45,6 +48,7 @@ class TicketTable:
         self._next = 1
         self._awaited: frozenset[int] = frozenset()
         self._wake = trio.Event()
+        self._is_stop_due = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -107,14 +111,37 @@ class TicketTable:
         """
         return [ticket for ticket in tickets if self._get(ticket).is_ready]
 
+    def stop(self) -> None:
+        """Let the wait that the inferlet is in, or its next one, return :data:`STOP`."""
+        self._is_stop_due = True
+        if self._awaited:
+            self._awaited = frozenset()
+            self._on_wake(None)
+        self._wake.set()  # it may also wait for a deadline alone
+
+    def poll(self, tickets: Sequence[int]) -> list[int]:
+        """As :meth:`ready`, with :data:`STOP` at the end where that is due.
+
+        Raises:
+            UnknownHandleError: One is not open.
+        """
+        ready = self.ready(tickets)
+        if self._is_stop_due:
+            self._is_stop_due = False
+            ready.append(STOP)
+        return ready
+
     async def wait_any(
         self, tickets: Sequence[int], deadline: float | None
     ) -> list[int]:
-        """Wait until one of the tickets is ready or the deadline has passed.
+        """Wait until one of the tickets is ready, the deadline has passed, or a stop is due.
 
         There is one waiter at a time: the inferlet itself.
+
+        Returns:
+            As :meth:`poll`.
         """
-        if ready := self.ready(tickets):
+        if ready := self.poll(tickets):
             return ready
         self._awaited = frozenset(tickets)
         self._wake = trio.Event()
@@ -126,7 +153,7 @@ class TicketTable:
                     await self._wake.wait()
         finally:
             self._awaited = frozenset()
-        return self.ready(tickets)
+        return self.poll(tickets)
 
     def peek(self, ticket: int) -> Any:
         """Return the result or the exception of a ready ticket, which stays open.

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 ECHO = "async for m in messages(): await send(m * 2)\nreturn 'done'"
 INTERRUPTED = """
-import sys
+import signal, sys
 from pie_trio.client import BlockingClient
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 pie = BlockingClient(sys.argv[1])
 try:
     pie.call("forever")

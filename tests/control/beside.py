@@ -190,8 +190,12 @@ def _conflicts(batch: Batch, page_size: int) -> list[str]:
             if i != j and stores[i] & (stores[j] | reads[j]):
                 wrong.append(f"forward {j} uses an embed that forward {i} writes")
     for copy in batch.copies:
-        if any(copy.source in written for written in writes):
-            wrong.append("a forward writes the source of a copy")
+        # One that was named twice is written under both names: the copy is made before.
+        if any(
+            copy.source in written and copy.target not in used
+            for written, used in zip(writes, pages, strict=True)
+        ):
+            wrong.append("a forward writes the source of another's copy")
         if sum(copy.target in used for used in pages) > 1:
             wrong.append("two forwards use the target of a copy")
     by_target: dict[int, list[tuple[int, int]]] = {}

@@ -76,3 +76,40 @@ def test_an_export_that_shares_a_page_with_one_in_use_is_not_dropped_in_vain() -
     pool.release(used)
     assert index.reclaim(2) == 0
     assert (len(index), pool.num_free) == (0, 2)
+
+
+def test_an_owner_with_too_many_loses_those_that_nobody_has_used_for_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prefixes that programs share are exported for ever, and new ones are worth more."""
+    monkeypatch.setattr(exports, "MAX_EXPORTS_OF_OWNER", 16)
+    pool, now = PagePool(num_pages=64, page_size=2), 0.0
+    index = ExportIndex(pool, lambda: now)
+    for number in range(16):
+        page = pool.allocate()
+        export = make_export([page], f"{number:02d}")
+        export.used_at = float(number)
+        index.add(export)
+        if number != 3:
+            pool.release(page)  # somebody still has a handle of the fourth
+    now = 99.0
+    index.take("ann", "00", 1)  # and one that is used no longer counts as old
+    for page in index.find("ann", "00").pages:
+        pool.release(page)
+    index.add(make_export([pool.allocate()], "new"))
+    names = [export.name for export in index.list_for("ann", "")]
+    assert names == ["00", *(f"{n:02d}" for n in range(3, 16)), "new"]
+    other = make_export([pool.allocate()], "x", owner="bob")
+    index.add(other)
+    assert len(index.list_for("ann", "")) == 15, "others do not pay for it"
+
+
+def test_exports_that_were_replaced_are_not_kept_until_their_time_is_over() -> None:
+    pool = PagePool(num_pages=1, page_size=2)
+    index = ExportIndex(pool, lambda: 0.0)
+    page = pool.allocate()
+    for _ in range(1000):
+        index.add(make_export([page], "again", expires_at=1e9))
+    assert len(index._ends) < 10
+    index.clear()
+    assert pool.num_owners(page) == 1

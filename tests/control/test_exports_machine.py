@@ -122,6 +122,12 @@ class Plain:
                 return sorted(idle, key=lambda kept: kept.used_at)
             idle = left
 
+    def make_room(self, owner: str) -> None:
+        """Drop the least recently used export that can go, of an owner who has too many."""
+        idle = [kept for kept in self.idle() if kept.owner == owner]
+        if sum(key[0] == owner for key in self.kept) >= MAX_EXPORTS and idle:
+            del self.kept[idle[0].owner, idle[0].name]
+
 
 class ExportMachine(CountedMachine):
     """An index of exports beside a plain model of it, for several inferlets of three users.
@@ -236,6 +242,8 @@ class ExportMachine(CountedMachine):
             self.now,
         )
         self.plain.expire(self.now)
+        if (kept.owner, name) not in self.plain.kept:
+            self.plain.make_room(kept.owner)
         others = [
             other
             for other in self.plain.kept.values()

@@ -43,6 +43,7 @@ def main(folder: Path) -> None:
                     ) as page:
                         path = folder / f"{view}-{size}-{scheme}.png"
                         VIEWS[view](page, server)
+                        page.evaluate("() => scrollTo(0, 0)")
                         page.screenshot(path=path)
 
 

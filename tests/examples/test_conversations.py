@@ -51,7 +51,8 @@ def test_a_parked_session_computes_no_token_twice_and_holds_no_page(
 def test_a_session_goes_on_in_another_run_as_if_it_were_one(examples: Examples) -> None:
     together = examples.run("session", say=SAY)
     apart = examples.run_each("session", [{"say": [text]} for text in SAY])
-    assert "".join(run.text for run in apart) == together.text
+    assert "".join(run.text for run in apart).splitlines() == REPLIES
+    assert together.text.splitlines() == REPLIES
     assert sum(run.use.tokens for run in apart) == together.use.tokens
 
 
@@ -95,14 +96,21 @@ def test_between_replies_only_what_is_new_is_computed(examples: Examples) -> Non
 def test_the_oldest_turns_are_dropped_and_the_system_message_stays(
     examples: Examples,
 ) -> None:
-    options: dict[str, Any] = {"max_context": 60, "max_tokens": 12}
+    system = "red kite " * 60
+    options: dict[str, Any] = {"max_context": 180, "max_tokens": 12, "system": system}
     lines = [line for n in range(1, 6) for line in (f"What is {n} + 1?", "/history")]
-    run = examples.run("chat", say=[*lines, SAY[2]], **options)
-    found = re.findall(r"\[(\d+) messages, (\d+) tokens\]", run.text)
-    assert len(found) == 5
-    assert max(int(tokens) for _, tokens in found) <= 60 + 12 + 8  # the next header
-    assert {int(messages) % 2 for messages, _ in found} == {1}  # whole turns behind it
-    assert int(found[-1][0]) < 11
+    run = examples.run("chat", say=["/history", *lines], **options)
+    (start, least), *found = [
+        (int(messages), int(tokens))
+        for messages, tokens in re.findall(
+            r"\[(\d+) messages, (\d+) tokens\]", run.text
+        )
+    ]
+    assert (start, len(found)) == (1, 5)
+    assert least > 120
+    assert all(least < tokens <= 180 + 12 + 8 for _, tokens in found)  # the next header
+    assert {messages % 2 for messages, _ in found} == {1}  # whole turns behind it
+    assert found[-1][0] < 11
 
 
 def test_a_name_is_forgotten_with_its_turn(examples: Examples) -> None:

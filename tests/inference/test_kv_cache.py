@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +21,6 @@ from pie_trio.inference.kv_cache import (
 from pie_trio.inference.model_directory import read_model_directory
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pie_trio.inference.models.config import DecoderConfig
 
 NUM_PAGES, PAGE_SIZE = 5, 4
@@ -142,3 +142,23 @@ def test_a_cache_of_nothing_is_an_error(
         allocate_kv_cache(
             config, num_pages=num_pages, page_size=page_size, dtype=torch.float32
         )
+
+
+def test_a_large_cache_takes_memory_only_where_it_is_written(
+    config: DecoderConfig,
+) -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("the system does not tell what a process takes")
+
+    def resident_bytes() -> int:
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    page_bytes = kv_bytes_per_page(config, page_size=16, dtype=torch.float32)
+    before = resident_bytes()
+    cache = allocate_kv_cache(
+        config, num_pages=(1 << 30) // page_bytes, page_size=16, dtype=torch.float32
+    )
+    assert resident_bytes() - before < 64 << 20
+    assert cache.pages.data_ptr() % 64 == 0
+    assert not cache.pages[:, :, 5].any()

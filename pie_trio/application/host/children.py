@@ -33,6 +33,7 @@ from pie_trio.control.outbox import Outbox
 from pie_trio.control.receives import message_bytes
 from pie_trio.errors import (
     BadArgumentError,
+    CancelledError,
     EngineError,
     GuestFailedError,
     InferletError,
@@ -118,6 +119,8 @@ class Child:
         self.task = trio.CancelScope()
         self._parent = parent
         self._run_scope = trio.CancelScope()
+        self._session: Session | None = None  # while it runs
+        self._cancellation = CancelledError("its parent cancelled it")
         self._failure: Outcome | None = None
         self._has_started = False
         self._waiting: dict[int, None] = {}  # tickets for the outcome
@@ -148,8 +151,11 @@ class Child:
         return ticket
 
     def cancel(self) -> None:
-        """Cancel its run; what it has sent is still to be received."""
-        self._run_scope.cancel()
+        """Have it cancelled, so that it can clean up; what it has sent is still to be received."""
+        if self._session is None:
+            self._run_scope.cancel()  # it has not started
+        else:
+            self._session.stop(self._cancellation)
 
     def release(self) -> None:
         """Cancel all of it, and drop its messages."""
@@ -177,6 +183,7 @@ class Child:
                         instance = await spawner.prepare_child(
                             self._parent, program, arguments
                         )
+                        self._session = instance.session
                         self._note_started(started, None)
                         nursery.start_soon(self._carry_down, instance.session)
                         nursery.start_soon(self._carry_up, instance.session)
@@ -185,7 +192,8 @@ class Child:
                 except GuestFailedError as error:
                     outcome = ("raised", (error.kind, error.message, error.traceback))
                 except (InferletError, EngineError) as error:
-                    outcome = ("raised", (type(error).__name__, str(error), ""))
+                    if error is not self._cancellation:
+                        outcome = ("raised", (type(error).__name__, str(error), ""))
                     self._note_started(started, error)
                 except Exception:
                     logger.exception("a child of %s", self._parent.launch.instance_id)

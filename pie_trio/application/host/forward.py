@@ -156,9 +156,7 @@ def forward_text(session: Session, queue: int, request: Sequence[Any]) -> int:
         check_trait(model.info, "adapters")
     processors: list[Processor] = []
     specs = read_outputs(session, outputs, model, processors)
-    wanted = GuestForward(
-        tokens, positions, pages, start, mask, specs, None, adapter
-    )
+    wanted = GuestForward(tokens, positions, pages, start, mask, specs, None, adapter)
     num_bytes = request_bytes(len(pages), len(tokens))
     num_bytes += result_bytes(specs, model.info)
     check_room(session, num_bytes, len(tokens))

@@ -33,8 +33,8 @@ from pie_trio.control.inbox import Inbox
 from pie_trio.control.outbox import Outbox
 from pie_trio.control.page_table import PageTable
 from pie_trio.control.tenants import Tenant
-from pie_trio.control.tickets import TicketTable
-from pie_trio.errors import BadArgumentError, LimitError
+from pie_trio.control.tickets import STOP, TicketTable
+from pie_trio.errors import BadArgumentError, LimitError, StoppingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +96,8 @@ class Session:
 
     Attributes:
         on_ended: Ends the instance from outside, with the reason. Set by whoever runs it.
+        on_stop: Told that the instance is to end soon; see :meth:`stop`. Set by whoever runs it.
+        stop_reason: Why it is to end, once it is.
         on_receive: Told each time the instance wants a message of its client. Set by a client
             that reads only what is wanted.
         spawner: Launches its children. Set by whoever runs it.
@@ -118,6 +120,8 @@ class Session:
         )
         self.models = services.models
         self.on_ended: Callable[[Exception], None] = lambda _: None
+        self.on_stop: Callable[[], None] = lambda: None
+        self.stop_reason: Exception | None = None
         self.on_receive: Callable[[], None] = lambda: None
         self.spawner: Spawner | None = None
         self.program: Program | None = None
@@ -201,6 +205,17 @@ class Session:
         """Note that the guest waits, computes for long, or has ended: batches need not wait."""
         for name in self.tenants:
             self.models[name].batcher.arrivals.settle(self.launch.instance_id)
+
+    def stop(self, reason: Exception) -> None:
+        """Have the program cancelled, so that it can clean up; the first reason counts.
+
+        It is told where it waits, or waits next. Whoever runs it ends it after the time that it
+        has for this, ``grace_seconds``.
+        """
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.tickets.stop()
+            self.on_stop()
 
     async def close(self) -> None:
         """Give everything back; returns once no batch uses the instance's pages any more."""
@@ -288,14 +303,20 @@ class Session:
         """Return what ``take`` makes of the ticket once it is ready.
 
         Raises:
+            StoppingError: The instance is to end; the ticket stays as it is. Raised once.
             UnknownHandleError: The ticket is not open.
         """
-        if self.tickets.ready([ticket]):
+
+        def take_unless_stopped(ready: list[int]) -> T:
+            if STOP in ready:
+                raise StoppingError("the instance is to end: it was cancelled")
             return take(ticket)
 
+        if ready := self.tickets.poll([ticket]):
+            return take_unless_stopped(ready)
+
         async def work() -> T:
-            await self.tickets.wait_any([ticket], None)
-            return take(ticket)
+            return take_unless_stopped(await self.tickets.wait_any([ticket], None))
 
         return Waiting(work)
 

@@ -21,14 +21,14 @@ __all__ = ["INTERFACE"]
 def wait(
     session: Session, tickets: list[int], deadline: float | None
 ) -> list[int] | Waiting:
-    """Wait until one of the tickets is ready; return those that are."""
+    """Wait until one of the tickets is ready; return those that are, and ``STOP`` once."""
     if deadline is not None and not math.isfinite(deadline):
         raise BadArgumentError(f"a deadline is a finite time, got {deadline}")
     if deadline is None and not tickets:
         raise BadArgumentError(
             "waiting for no ticket and without a deadline would never end"
         )
-    ready = session.tickets.ready(tickets)
+    ready = session.tickets.poll(tickets)
     if ready or (deadline is not None and deadline <= trio.current_time()):
         return ready
     return Waiting(lambda: session.tickets.wait_any(tickets, deadline))

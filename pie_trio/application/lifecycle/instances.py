@@ -65,6 +65,8 @@ MAX_COMPILED_BYTES = 256 << 20
 """Of their code: a program may have megabytes of it."""
 MAX_FAILURE_CHARACTERS = 64 << 10
 """Of the traceback, and of the message, of a program that has raised."""
+CANCELLED_KIND = "Cancelled"
+"""What a program fails with that has ended since it was cancelled; see ``tickets.wit``."""
 REFILL_DELAY_SECONDS = 0.05
 """Making a guest ahead of time must not compete with the launch that took one."""
 CONTENTION_MEMORY_SECONDS = 0.25
@@ -130,6 +132,11 @@ class _End:
         if self.reason is None:
             self.reason = reason
         self.scope.cancel()
+
+    def allow(self, seconds: float) -> None:
+        """Let it end by itself for so long, or for as long as it had anyway."""
+        latest = trio.current_time() + seconds
+        self.scope.deadline = min(self.scope.deadline, latest)
 
 
 class _Observer:
@@ -197,6 +204,8 @@ class Instance:
             GuestTrappedError: The guest trapped.
             LimitError: There are as many instances as there may be.
             TimedOutError: It ran longer than its limit.
+            Exception: The reason with which it was stopped, unless it returned or raised
+                something of its own all the same.
         """
         result: str = await self._launcher.run(self.session, "run")
         most = self.session.limits.max_unread_bytes
@@ -385,16 +394,23 @@ class Launcher:
                 end.scope.deadline = trio.current_time() + (
                     session.limits.wall_seconds or float("inf")
                 )
+                session.on_stop = lambda: end.allow(session.limits.grace_seconds)
+                if session.stop_reason is not None:
+                    session.on_stop()
                 with end.scope:
                     return await self._run_fiber(fiber, export)
             assert end.scope.cancelled_caught, (
                 "the block is left by returning, by its deadline, or from outside"
             )
-            if end.reason is not None:
-                raise end.reason
+            if reason := end.reason or session.stop_reason:
+                raise reason
             raise TimedOutError(
                 f"the program ran for {session.limits.wall_seconds:g} s, which is its limit"
             )
+        except GuestFailedError as error:
+            if session.stop_reason is not None and error.kind == CANCELLED_KIND:
+                raise session.stop_reason from None
+            raise
         finally:
             self.num_running -= 1
             if session.is_admitted:
@@ -526,14 +542,15 @@ def link_language(
     Args:
         runtime: Compiles it.
         path: Of the component.
-        adapt: May put something between programs and the host.
+        adapt: May put something between programs and the host, WASI too.
         random_bytes: Where random numbers come from.
     """
     source = make_source_interface(
         lambda host: host.has_program(), lambda host: host.get_program()
     )
     interfaces = [*adapt(make_interfaces()), source]
-    return runtime.link(runtime.compile(path), interfaces, random_bytes=random_bytes)
+    compiled = runtime.compile(path)
+    return runtime.link(compiled, interfaces, random_bytes=random_bytes, adapt=adapt)
 
 
 def link_component(
@@ -544,8 +561,8 @@ def link_component(
     random_bytes: Callable[[int], bytes] = os.urandom,
 ) -> LinkedComponent:
     """Load the component of one program and connect it, as :func:`link_language` does."""
-    interfaces = adapt(make_interfaces())
-    return runtime.link(runtime.compile(path), interfaces, random_bytes=random_bytes)
+    interfaces, compiled = adapt(make_interfaces()), runtime.compile(path)
+    return runtime.link(compiled, interfaces, random_bytes=random_bytes, adapt=adapt)
 
 
 @asynccontextmanager

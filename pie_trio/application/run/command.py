@@ -37,7 +37,7 @@ from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import LinkedComponent, WasmRuntime
 from pie_trio.config import ControlConfig, InstanceLimits, ModelConfig, WasmConfig
-from pie_trio.errors import InferletError
+from pie_trio.errors import CancelledError, InferletError
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -65,6 +65,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+OUTPUT_SECONDS = 0.5
+"""For the last output of a program that was interrupted."""
 
 LOCAL_GRANTS = Grants(logits=True, publish=True, topics=True)
 """Who runs a program on a server of their own may see everything in it."""
@@ -239,7 +242,12 @@ async def _run(
         await launcher.compile(program)
         log = LogPrinter()
         instance = launcher.prepare(program, arguments, on_log=log.add, grants=grants)
-        await serve_terminal(instance.session, instance.run, log)
+        session = instance.session
+        with signals.asking(
+            lambda: session.stop(CancelledError("it was interrupted")),
+            wait_seconds=session.limits.grace_seconds + OUTPUT_SECONDS,
+        ):
+            await serve_terminal(session, instance.run, log)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
     from types import FrameType
+
+    import trio
 
 __all__ = ["Interrupted", "Signals", "catch_signals"]
 
@@ -38,6 +40,9 @@ class Signals:
     def __init__(self) -> None:
         self._received: int | None = None
         self._is_left_to_trio = False
+        self._wait_seconds = 0.0
+        self._ask: Callable[[], None] | None = None
+        self._is_over: trio.Event | None = None
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has arrived."""
@@ -80,12 +85,35 @@ class Signals:
                 async for number in signals:
                     self._received = number
                     break
+            if self._ask is not None and self._is_over is not None:
+                self._ask()
+                # A terminal that takes nothing may hold up the end.
+                with trio.move_on_after(self._wait_seconds):
+                    await self._is_over.wait()
             self.check()
 
         async with trio.open_nursery() as nursery:
             await nursery.start(watch_one)
             yield
             nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def asking(self, ask: Callable[[], None], *, wait_seconds: float) -> Generator[None]:
+        """Let :meth:`watch` ask for the end of the block, and raise once it has ended.
+
+        Args:
+            ask: Called upon the first signal.
+            wait_seconds: After so long it raises in any case.
+        """
+        import trio  # as in `watch`
+
+        self._ask, self._wait_seconds = ask, wait_seconds
+        self._is_over = is_over = trio.Event()
+        try:
+            yield
+        finally:
+            self._ask = None
+            is_over.set()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Be the handler of a signal."""

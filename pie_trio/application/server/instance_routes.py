@@ -104,6 +104,12 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         await instance.wait_ended_running()
         return answer_json(instance.status())
 
+    async def kill(instance_id: str) -> Response:
+        instance = find(instance_id)
+        instance.kill()
+        await instance.wait_ended_running()
+        return answer_json(instance.status())
+
     one = "/v1/instances/<instance_id>"
     for path, view, method in (
         ("/v1/instances", launch_any, "POST"),
@@ -114,7 +120,7 @@ def add_instance_routes(app: WebApp, state: ServerState) -> None:
         (f"{one}/logs", get_logs, "GET"),
         (f"{one}/messages", post_message, "POST"),
         (f"{one}/cancel", cancel, "POST"),
-        (f"{one}/kill", cancel, "POST"),
+        (f"{one}/kill", kill, "POST"),
     ):
         app.add_url_rule(path, view_func=view, methods=[method])
 

@@ -109,9 +109,22 @@ class RunningInstance:
             self._session.inbox.end()
 
     def cancel(self, reason: str = "it was cancelled") -> None:
-        """End it where it stands; the first reason counts. Nothing if it has ended."""
-        if self.state == "running" and self.end_reason is None:
+        """Have the program cancelled; the first reason counts. Nothing if it has ended.
+
+        It may clean up for as long as its limit ``grace_seconds`` says.
+        """
+        if self.state != "running":
+            return
+        if self.end_reason is None:
             self.end_reason = CancelledError(reason)
+        if self._session is not None:
+            self._session.stop(self.end_reason)
+
+    def kill(self, reason: str = "it was killed") -> None:
+        """End it where it stands; the first reason counts. Nothing if it has ended."""
+        if self.state == "running":
+            if self.end_reason is None:
+                self.end_reason = CancelledError(reason)
             self.scope.cancel()
 
     def detach(self) -> None:

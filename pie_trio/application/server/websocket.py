@@ -147,8 +147,10 @@ class _Session:
     def _signal(self, name: str, signal: object) -> None:
         if signal == "end-of-input":
             self._put(name, None)
-        elif signal in ("cancel", "kill"):
+        elif signal == "cancel":
             self._find(name).cancel()
+        elif signal == "kill":
+            self._find(name).kill()
         else:
             raise BadArgumentError(
                 f"signal is {signal!r}: expected end-of-input, cancel or kill"

@@ -48,6 +48,7 @@ ERROR_CODES = (
     "timed-out",
     "engine-failed",
     "engine-lost",
+    "stopping",
     "internal",
 )
 ERROR = Record(code=Enum(*ERROR_CODES), message=STRING)

@@ -82,6 +82,7 @@ class WasmRuntime:
         interfaces: Sequence[HostInterface],
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        adapt: Callable[[list[HostInterface]], list[HostInterface]] = lambda w: w,
     ) -> LinkedComponent:
         """Connect a component's imports with WASI and with the given host functions.
 
@@ -89,6 +90,7 @@ class WasmRuntime:
             compiled: The component.
             interfaces: Besides WASI.
             random_bytes: Where its random numbers come from.
+            adapt: May put something between the component and WASI.
         """
         linker = HostLinker(self.engine, self._get_current)
         wasi = make_wasi(
@@ -96,7 +98,7 @@ class WasmRuntime:
             random_bytes,
             versions=wasi_versions(compiled.type.imports(self.engine)),
         )
-        linker.define([*wasi, *interfaces])
+        linker.define([*adapt(wasi), *interfaces])
         linker.trap_unknown_imports(compiled)
         return LinkedComponent(self, compiled, linker)
 

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pie_trio.application.authoring.testing.recording import (
-    DivergedError,
-    RecordingError,
-)
+from pie_trio.application.recording.files import RecordingError
+from pie_trio.application.recording.player import DivergedError
 from pie_trio.errors import GuestFailedError
 
 if TYPE_CHECKING:
@@ -132,7 +130,8 @@ def test_a_replay_says_at_which_call_it_diverged(
     file = tmp_path / "run.pie"
     scripted.record(file)
     scripted.run_sync(app, mode=mode)
-    calls = [json.loads(line)[0] for line in file.read_text().splitlines()[1:]]
+    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    calls = [name for kind, name, *_ in lines if kind == "call"]
     number = calls.index("messaging.send") + 1
 
     app.write_text(APP.replace("await send(text)", "await send(text + '!')"))
@@ -141,6 +140,7 @@ def test_a_replay_says_at_which_call_it_diverged(
     ) as error:
         scripted.replay(app, file, mode=mode)
     assert error.value.number == number
+    assert error.value.line.endswith("app.py:13, in main")
 
 
 def test_a_replay_notices_a_call_that_is_missing(

@@ -137,6 +137,29 @@ async def test_what_an_owner_may_use_comes_back_with_time(
     assert await compute(share, account, round(OWNER_SECONDS / SLICE_SECONDS)) == 0
 
 
+async def test_owners_that_sleep_between_their_turns_get_no_more_together(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    share, made = make_share(), [accounts.open(f"user {i}") for i in range(8)]
+
+    async def compute_and_sleep(account: Account) -> None:
+        while True:
+            account.charge(SLICE_SECONDS / 10)
+            if account.is_overdrawn:
+                await share.wait_turn(account)
+            await trio.sleep(SLICE_SECONDS / 10)
+
+    with trio.move_on_after(100):
+        async with trio.open_nursery() as nursery:
+            for account in made:
+                nursery.start_soon(compute_and_sleep, account)
+    used = sum(account.used_seconds for account in made)
+    free = len(made) * (LAUNCH_SECONDS + OWNER_SECONDS)
+    assert used - free < 2.2 * SHARE * 100, (
+        "what they earn, and the turns of the overdrawn"
+    )
+
+
 async def test_with_nobody_else_at_work_nobody_is_held_back(
     accounts: Accounts, autojump_clock: MockClock
 ) -> None:

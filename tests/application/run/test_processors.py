@@ -152,20 +152,21 @@ async def test_what_was_left_gives_its_processor_back(open_fake: OpenLauncher) -
     body = f"""
 async with Context() as ctx:
     await ctx.fill("x")
-    for _ in range(5):
+    for _ in range(12):
         async for chunk in ctx.generate(regex={FORM!r}): break
-    for _ in range(5):
+    for _ in range(12):
         await ctx.generate(regex={FORM!r}, max_tokens=2).text()
     for _ in range(5):
         with move_on_after(0): await ctx.generate(regex={FORM!r}).text()
     async with ctx.fork() as child: pass
     generation = ctx.generate(regex={FORM!r})
     await anext(generation)
-    try: ctx.fork()
+    try: forks = [ctx.fork() for _ in range(12)]
     except LimitError as error: return str(error)
 """
-    async with open_fake(max_processors=1) as launcher:
-        assert "an inferlet may have 1" in await run(launcher, body)
+    # A generation has one, and a copy in its stream, until the step that runs has ended.
+    async with open_fake(max_processors=12) as launcher:
+        assert "an inferlet may have 12" in await run(launcher, body)
 
 
 async def test_a_program_samples_and_accepts_by_itself(open_fake: OpenLauncher) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import random
+import sys
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,16 +23,17 @@ from pie_trio.application.authoring.testing.runs import (
     collect,
     open_world,
 )
-from pie_trio.application.authoring.testing.taps import tap_interfaces
 from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.host.session import Launch, Session
+from pie_trio.application.recording.native_system import tap_system
+from pie_trio.application.recording.taps import tap_interfaces
 from pie_trio.application.run.command import LOCAL_GRANTS, run_trio
 from pie_trio.application.run.native_host import make_native_host
 from pie_trio.application.run.native_modules import importable
 from pie_trio.errors import GuestFailedError, ProgramError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from inferlet_py._host import Host
     from pie_trio.application.authoring.testing.runs import Order
@@ -54,7 +56,9 @@ class _ThreadTap:
     def is_for(self, host: Any) -> bool:
         return True
 
-    def begin(self, name: str, arguments: Sequence[Any]) -> None:
+    def begin(
+        self, name: str, arguments: Sequence[Any], *, may_fail: bool = False
+    ) -> None:
         self._clock.release()
 
     def end(self, name: str, answer: Any) -> None:
@@ -76,14 +80,14 @@ def run_natively_in_test(order: Order, clock: VirtualClock | None) -> Outcome:
         raise ProgramError(f"{order.path} is a component: mode must be 'wasm'")
     outcome = Outcome()
     service = _Service(order, project, clock, outcome)
+    printed = sys.stderr if order.has_terminal else _Printed(outcome)
     with (
         importable(project, order.path) as load,
         service as host,
-        contextlib.redirect_stdout(_Printed(outcome)),
+        contextlib.redirect_stdout(printed),
+        _seeded(order),
     ):
         connect(host)
-        # As the guest does when it starts.
-        random.seed(random.Random(order.seed).randbytes(16))
         try:
             encoded = _report(lambda: find_inferlet(load()).run(host))
         finally:
@@ -91,6 +95,17 @@ def run_natively_in_test(order: Order, clock: VirtualClock | None) -> Outcome:
             forget_models()
     outcome.result = json.loads(encoded)
     return outcome
+
+
+@contextlib.contextmanager
+def _seeded(order: Order) -> Generator[None]:
+    """Begin random numbers where the order says, as the guest does when it starts."""
+    if order.tap is None:
+        random.seed(random.Random(order.seed).randbytes(16))
+        yield
+        return
+    with tap_system(order.tap, random.Random(order.seed).randbytes):
+        yield
 
 
 def _report(action: Callable[[], str]) -> str:

@@ -8,27 +8,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from pie_trio.application.authoring.packing import load_packed
 from pie_trio.application.authoring.projects import load_project
 from pie_trio.application.authoring.testing.native_runs import run_natively_in_test
-from pie_trio.application.authoring.testing.recording import Player, Recorder
 from pie_trio.application.authoring.testing.runs import (
     Order,
     Outcome,
     Sandbox,
     run_in_sandbox,
 )
-from pie_trio.application.authoring.testing.taps import tap_interfaces
 from pie_trio.application.authoring.testing.virtual_clock import VirtualClock
+from pie_trio.application.recording.files import Header
+from pie_trio.application.recording.player import Player
+from pie_trio.application.recording.programs import digest_of, find_program
+from pie_trio.application.recording.recorder import Recorder
+from pie_trio.application.recording.taps import tap_interfaces
 from pie_trio.application.run.command import first_leaf
 from pie_trio.application.run.setup import load_engine, parse_model
 from pie_trio.application.serving import LoadedEngine
-from pie_trio.errors import InferletError
+from pie_trio.errors import PieError
 from pie_trio.inference.scripted import ScriptedEngine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pie_trio.application.authoring.packing import PackedProgram
+    from pie_trio.application.authoring.projects import Project
     from pie_trio.application.wasm.linking import HostInterface
     from pie_trio.control.outbox import Message
     from pie_trio.engine_api import Tokenizer
@@ -129,22 +133,25 @@ class Pie:
         """
         recording, self._recording = self._recording, None
         path = self._find(program)
-        tap = None if recording is None else Recorder(path.name, seed)
+        found = find_program(path)
         given = {**(arguments or {}), **more_arguments}
         engines = [self._make_engine()]
+        tap: Recorder | None = None
         try:
-            outcome = self._run(path, mode, given, messages, engines, seed, tap)
-        except InferletError as error:
-            if tap is not None and recording is not None:
-                tap.finish([_kind_of(error)])
-                tap.write(recording)
+            if recording is not None:
+                names = [engine.engine.info.name for engine in engines]
+                digest = digest_of(found)
+                tap = Recorder(recording, Header(path.name, digest, mode, names))
+            outcome = self._run(path, found, mode, given, messages, engines, seed, tap)
+        except BaseException as error:
+            if tap is not None:
+                tap.fail(error)
             raise
         finally:
             for engine in engines:
                 engine.engine.close()
-        if tap is not None and recording is not None:
+        if tap is not None:
             tap.finish(outcome.result)
-            tap.write(recording)
         return outcome
 
     async def run(
@@ -187,23 +194,19 @@ class Pie:
         """
         player = Player(Path(recording))
         path = self._find(program)
-        failure: InferletError | None = None
-        ended: Any = None
-        outcome = Outcome()
         try:
-            outcome = self._run(path, mode, {}, (), [], player.seed, player)
-            ended = outcome.result
-        except InferletError as error:
-            failure, ended = error, [_kind_of(error)]
-        player.finish(ended)
-        if failure is not None:
-            raise failure
+            outcome = self._run(path, find_program(path), mode, {}, (), [], 0, player)
+        except PieError as error:
+            player.fail(error)
+            raise
+        player.finish(outcome.result)
         outcome.messages = list(player.messages)
         return outcome
 
     def _run(
         self,
         path: Path,
+        found: Project | PackedProgram,
         mode: Mode,
         arguments: Mapping[str, Any],
         messages: Sequence[Message],
@@ -211,8 +214,6 @@ class Pie:
         seed: int,
         tap: Recorder | Player | None,
     ) -> Outcome:
-        found = load_packed(path) if path.suffix == ".wasm" else load_project(path)
-
         def adapt(interfaces: list[HostInterface]) -> list[HostInterface]:
             return interfaces if tap is None else tap_interfaces(interfaces, tap)
 
@@ -245,7 +246,3 @@ class Pie:
 
 _ONE_AT_A_TIME = trio.CapacityLimiter(1)
 """Guests are polled in one thread at a time: see :class:`~.runtime.WasmRuntime`."""
-
-
-def _kind_of(error: InferletError) -> str:
-    return str(getattr(error, "kind", type(error).__name__))

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     from pie_trio.application.authoring.manifest import Manifest
     from pie_trio.application.authoring.packing import PackedProgram
-    from pie_trio.application.authoring.testing.recording import Player, Recorder
     from pie_trio.application.host.instance_log import LogLine
     from pie_trio.application.host.session import Session
     from pie_trio.application.lifecycle.instances import Launcher
     from pie_trio.application.lifecycle.programs import Program
+    from pie_trio.application.recording.player import Player
+    from pie_trio.application.recording.recorder import Recorder
     from pie_trio.application.wasm.linking import HostInterface
     from pie_trio.application.wasm.runtime import LinkedComponent
     from pie_trio.control.outbox import Message
@@ -103,6 +104,8 @@ class Order:
         programs: What it may launch by name.
         seed: Of random numbers.
         tap: Between the program and its host.
+        adapt: Puts it there.
+        has_terminal: What it prints natively goes to stderr, so that a debugger can ask.
     """
 
     path: Path
@@ -115,6 +118,7 @@ class Order:
     seed: int
     tap: Recorder | Player | None
     adapt: Callable[[list[HostInterface]], list[HostInterface]]
+    has_terminal: bool = False
 
     @property
     def limits(self) -> InstanceLimits:

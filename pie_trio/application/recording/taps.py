@@ -6,13 +6,33 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pie_trio.application.waiting import Waiting
+from pie_trio.application.wasm.values import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pie_trio.application.wasm.linking import HostFunction, HostInterface
 
-__all__ = ["Tap", "tap_interfaces"]
+__all__ = [
+    "MONOTONIC_CLOCK",
+    "RANDOM",
+    "SYSTEM_CALLS",
+    "WALL_CLOCK",
+    "Tap",
+    "tap_interfaces",
+]
+
+RANDOM = "random.get-random-bytes"
+WALL_CLOCK = "wall-clock.now"
+MONOTONIC_CLOCK = "monotonic-clock.now"
+SYSTEM_CALLS = frozenset(
+    {
+        *(RANDOM, "random.get-random-u64", "insecure-seed.insecure-seed"),
+        *(WALL_CLOCK, MONOTONIC_CLOCK),
+        *("poll.poll", "poll.[method]pollable.block", "poll.[method]pollable.ready"),
+    }
+)
+"""Of WASI, those whose answers differ between two runs. The others answer always the same."""
 
 
 class Tap(Protocol):
@@ -22,8 +42,15 @@ class Tap(Protocol):
         """Say whether it stands before this host object: those of children are others."""
         ...
 
-    def begin(self, name: str, arguments: Sequence[Any]) -> Callable[[], Any] | None:
+    def begin(
+        self, name: str, arguments: Sequence[Any], *, may_fail: bool = False
+    ) -> Callable[[], Any] | None:
         """Take note of a call.
+
+        Args:
+            name: Of the interface and the function.
+            arguments: Of the call.
+            may_fail: Whether its type has an error.
 
         Returns:
             What answers in the host's place; None to let the host answer.
@@ -38,12 +65,14 @@ class Tap(Protocol):
 def tap_interfaces(
     interfaces: Sequence[HostInterface], tap: Tap
 ) -> list[HostInterface]:
-    """Return interfaces whose calls go through a tap."""
+    """Return interfaces whose calls go through a tap; of WASI's only the system calls do."""
     return [
         replace(
             interface,
             functions={
                 name: _tap(f"{interface.short_name}.{name}", function, tap)
+                if _is_tapped(interface, name)
+                else function
                 for name, function in interface.functions.items()
             },
         )
@@ -51,11 +80,19 @@ def tap_interfaces(
     ]
 
 
+def _is_tapped(interface: HostInterface, name: str) -> bool:
+    is_system = interface.name.startswith("wasi:")
+    return not is_system or f"{interface.short_name}.{name}" in SYSTEM_CALLS
+
+
 def _tap(name: str, function: HostFunction, tap: Tap) -> HostFunction:
+    may_fail = isinstance(function.result, Result)
+
     def call(host: Any, *arguments: Any) -> Any:
         if not tap.is_for(host):
             return function.call(host, *arguments)
-        if (answer_instead := tap.begin(name, arguments)) is not None:
+        answer_instead = tap.begin(name, arguments, may_fail=may_fail)
+        if answer_instead is not None:
             return answer_instead()
         try:
             answer = function.call(host, *arguments)
