@@ -116,6 +116,14 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def chaos(session: nox.Session) -> None:
+    """Let 100,000 events happen to servers in virtual time; ``PIE_CHAOS_SEED`` says where to begin."""
+    install(session, "test")
+    env = {"PIE_CHAOS_EVENTS": "100000", **os.environ}
+    session.run("pytest", "tests/chaos", "-q", *session.posargs, env=env)
+
+
+@nox.session(default=False)
 def dashboard(session: nox.Session) -> None:
     """Run the tests of the dashboard in Chromium, which PIE_BROWSER names; PIE_AXE is axe-core's file."""
     install(session, "test", "browser")
@@ -178,14 +186,9 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, or one: ``nox -s bench -- benchmarks/launch.py OPTIONS``."""
+    """Run a benchmark of the paper's evaluation: ``nox -s bench -- agents --model DIR``."""
     install(session, "bench")
-    if session.posargs:
-        session.run("python", *session.posargs)
-        return
-    for script in sorted(ROOT.glob("benchmarks/[!_]*.py")):
-        if not script.name.startswith("make_"):  # these write models for the others
-            session.run("python", script)
+    session.run("python", "-m", "benchmarks.run", *(session.posargs or ["--help"]))
 
 
 @nox.session(default=False)

@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
+from tokenizers import Tokenizer
 
 from benchmarks.harness import describe_machine, make_parser, spread
 
@@ -94,6 +96,7 @@ class HttpPeer:
         path: Of its route.
         extra: What a request says besides.
         is_pie: It is asked for an inferlet.
+        tokenizer: It takes texts alone: prompts of as many tokens, but others.
     """
 
     name: str
@@ -102,6 +105,7 @@ class HttpPeer:
     path: str
     extra: dict[str, Any] = field(default_factory=dict)
     is_pie: bool = False
+    tokenizer: Tokenizer | None = None
     start_seconds: float = 0.0
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int) -> Turn:
@@ -151,14 +155,26 @@ class HttpPeer:
     def _body(self, prompt: Sequence[int], num_new: int) -> dict[str, Any]:
         if self.is_pie:
             return {"tokens": list(prompt), "max_tokens": num_new}
+        asked = list(prompt) if self.tokenizer is None else self._text(prompt)
         return {
-            "prompt": list(prompt),
+            "prompt": asked,
             "max_tokens": num_new,
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
             **self.extra,
         }
+
+    def _text(self, prompt: Sequence[int]) -> str:
+        """Return a text of as many tokens."""
+        assert self.tokenizer is not None
+        text: str = self.tokenizer.decode(list(prompt) * 3)
+        count = len(prompt)
+        while True:
+            ids = self.tokenizer.encode(text).ids
+            if len(ids) <= count:
+                return text
+            text = self.tokenizer.decode(ids[: count if len(ids) > count + 1 else -1])
 
     def _count(self, text: str) -> int:
         name = "value" if self.is_pie else "completion_tokens"
@@ -322,7 +338,7 @@ def start_pie(starter: Starter, options: argparse.Namespace) -> list[Peer]:
         )
         stream = HttpPeer(name, process, port, "/v1/programs/stream/run", is_pie=True)
         for program, text in {"stream": PROGRAM, "stepwise": STEPWISE}.items():
-            trio.run(deploy, port, program, text)
+            trio.run(deploy, process, port, program, text)
         starter.wait(stream, began)
         peers.append(stream)
         if not flags:
@@ -333,7 +349,9 @@ def start_pie(starter: Starter, options: argparse.Namespace) -> list[Peer]:
     return peers
 
 
-async def deploy(port: int, name: str, text: str) -> None:
+async def deploy(
+    process: subprocess.Popen[str], port: int, name: str, text: str
+) -> None:
     """Deploy a program on a server that may not listen yet."""
     from pie_trio.client import Client
 
@@ -343,7 +361,9 @@ async def deploy(port: int, name: str, text: str) -> None:
                 async with Client(f"http://127.0.0.1:{port}") as pie:
                     await pie.deploy(text.encode(), name)
                 return
-            except Exception:  # noqa: BLE001 - whatever it is, it is tried again until the deadline
+            except Exception:
+                if process.poll() is not None:
+                    raise
                 await trio.sleep(0.1)
 
 
@@ -431,7 +451,9 @@ def start_transformers(starter: Starter, options: argparse.Namespace) -> Peer:
         OMP_NUM_THREADS="2",
     )
     extra = {"model": str(options.model)}
-    peer = HttpPeer("transformers", process, port, "/v1/completions", extra)
+    tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
+    path = "/v1/completions"
+    peer = HttpPeer("transformers", process, port, path, extra, tokenizer=tokenizer)
     starter.wait(peer, began)
     return peer
 
@@ -497,6 +519,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    # Or the engines would outlive it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(describe_machine())
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, ExitStack() as stack:
         starter = Starter(Path(folder), stack)

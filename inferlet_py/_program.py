@@ -178,12 +178,20 @@ def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Fai
         error.add_note(hint)  # which the traceback ends with
     report = traceback.TracebackException.from_exception(error)
     _keep_own_frames(report, (_OUR_FOLDER, _IMPORTLIB, "<frozen ", *hidden))
-    kind = type(error).__qualname__
-    module = type(error).__module__
+    named = _only_cause(error)
+    kind = type(named).__qualname__
+    module = type(named).__module__
     if module not in ("builtins", "__main__", "inferlet_py"):
         kind = f"{module}.{kind}"
-    message = f"{error}: {hint}" if hint else str(error)
+    message = f"{named}: {hint}" if hint else str(named)
     return kind, message, "".join(report.format())
+
+
+def _only_cause(error: BaseException) -> BaseException:
+    """Return what is alone in a group: nurseries raise groups, which say little in a line."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _hint(error: BaseException) -> str:

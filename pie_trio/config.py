@@ -53,6 +53,7 @@ class ModelConfig:
         num_threads: Of a step on the CPU; None chooses by the size of the model.
         kernels: Of the CPU: those in C++, torch's, or the former if they were built.
         quantize: Whether linear layers compute in 8 bits on the CPU.
+        device: Where it runs; ``auto`` is a GPU where there is one with FlashInfer.
         adapters: Names of LoRA adapters, with their directories as PEFT saves them.
     """
 
@@ -66,6 +67,7 @@ class ModelConfig:
     num_threads: int | None = None
     kernels: Literal["auto", "torch", "native"] = "auto"
     quantize: Literal["int8"] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     adapters: tuple[tuple[str, Path], ...] = ()
 
 

@@ -42,9 +42,7 @@ async def main(
         await guided.fill(ASKED.format(prompt))
         await plain.fill(ASKED.format(without))
         for _ in range(max_tokens):
-            asked, other = await gather(
-                ctx.forward(top=256) for ctx in (guided, plain)
-            )
+            asked, other = await gather(ctx.forward(top=256) for ctx in (guided, plain))
             weights = guide(asked, other, scale)
             (token,) = rng.choices(asked.token_ids, weights)
             if token in guided.model.info.eos_tokens:

@@ -177,10 +177,23 @@ def _examine_gpu() -> Finding:
 
 def _examine_flashinfer(*, has_gpu: bool) -> Finding:
     try:
-        return Finding("FlashInfer", "ok", version("flashinfer-python"))
+        found = version("flashinfer-python")
     except PackageNotFoundError:
         advice = "pip install 'pie-trio[cuda]'" if has_gpu else "only a GPU needs it"
         return Finding("FlashInfer", "absent", "not installed", advice)
+    if not has_gpu:
+        return Finding("FlashInfer", "absent", f"{found}, but no GPU", "nothing")
+
+    def look() -> Finding:
+        from pie_trio.inference.gpu.library import why_no_gpu
+
+        if reason := why_no_gpu():
+            advice = "install a torch that was built for CUDA"
+            return Finding("FlashInfer", "absent", f"{found}, but {reason}", advice)
+        advice = "start with --device cuda --dtype bfloat16"
+        return Finding("FlashInfer", "ok", found, advice)
+
+    return _explain("FlashInfer", look)
 
 
 def _examine_cache(directory: Path) -> Finding:

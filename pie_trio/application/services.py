@@ -147,7 +147,8 @@ async def open_services(
     """
     async with open_background() as background:
         requests = outgoing or Outgoing()
-        named = {} if programs is None else programs  # more may come
+        nothing: Mapping[str, Program] = {}
+        named = nothing if programs is None else programs  # more may come
 
         @asynccontextmanager
         async def open_the_store() -> AsyncGenerator[Store]:

@@ -21,6 +21,7 @@ from pie_trio.cli.chat import add_chat
 from pie_trio.cli.config import add_config
 from pie_trio.cli.doctor import add_doctor
 from pie_trio.cli.keys import add_keys
+from pie_trio.cli.replay import add_replay
 from pie_trio.cli.run import add_run
 from pie_trio.cli.serve import add_serve
 from pie_trio.errors import ConfigError, GuestFailedError, PieError
@@ -36,6 +37,7 @@ SIGNAL_WORDS = {SIGINT: "interrupted", SIGTERM: "terminated"}
 WRITE_SECONDS = 1.0
 COMMANDS = (
     add_run,
+    add_replay,
     add_serve,
     add_keys,
     add_config,

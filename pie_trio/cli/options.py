@@ -84,6 +84,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="compute linear layers in 8 bits on the CPU: faster, with slightly different results",
     )
     parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda", "auto"],
+        default="cpu",
+        help="where models run: auto takes a GPU where there is one, FlashInfer is installed and "
+        "--dtype is bfloat16 (default: cpu)",
+    )
+    parser.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",
@@ -225,6 +232,7 @@ def choose_models(options: argparse.Namespace) -> list[ModelConfig]:
             num_threads=options.threads or None,
             kernels=options.kernels,
             quantize=options.quantize,
+            device=options.device,
         )
         for model in chosen
     ]

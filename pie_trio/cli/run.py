@@ -72,6 +72,13 @@ def add_run(commands: Any) -> None:
         help="say at the end, on stderr, which sizes the batches had and why",
     )
     parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write to this file what enters the program (answers, messages, time, randomness), "
+        "so that `pie replay FILE` runs it again without a model",
+    )
+    parser.add_argument(
         "program",
         type=Path,
         help="a .py file, a folder with an app.py, a .zip, or a .wasm of `pie build`",
@@ -109,7 +116,14 @@ def _run(options: argparse.Namespace) -> int:
             store_path=options.store or default_store_path(),
             programs=_programs(options.programs),
             on_serving=report.watch,
+            record_path=options.record,
         )
+        if options.record is not None:
+            for flag in ("warm", "watch"):
+                if getattr(options, flag):
+                    raise ConfigError(
+                        f"--record is for one run from its start: leave --{flag} out"
+                    )
         if options.native:
             for flag in ("memory", "warm"):
                 if getattr(options, flag):
@@ -124,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
 
                 run_watching(run, signals)
             elif options.native:
-                run_natively(run)
+                run_natively(run, signals)
             else:
                 run_in_wasm(run, signals)
     return 0

@@ -107,6 +107,7 @@ MODEL_OPTIONS: dict[str, type] = {
     "threads": int,
     "kernels": str,
     "quantize": str,
+    "device": str,
 }
 """Keys of ``[[model]]``; a flag of that name holds for all models."""
 

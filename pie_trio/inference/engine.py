@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +15,8 @@ from pie_trio.inference.adapters.loading import load_adapter
 from pie_trio.inference.adapters.lowrank import Adapter, adapt, group_rows
 from pie_trio.inference.adapters.table import AdapterTable, WithAdapters
 from pie_trio.inference.backends.torch_cpu import to_tensor
+from pie_trio.inference.gpu.choosing import choose_gpu, open_gpu_step
+from pie_trio.inference.gpu.kernels import FlashInferKernels
 from pie_trio.inference.kernels.choosing import choose_kernels
 from pie_trio.inference.kernels.preparing import Preparation
 from pie_trio.inference.kv_cache import (
@@ -31,6 +32,7 @@ from pie_trio.inference.processors import (
     WithProcessors,
     grammar_vocabulary,
 )
+from pie_trio.inference.step import compute
 from pie_trio.inference.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from pie_trio.inference.validation import (
     check_page_data,
@@ -41,19 +43,19 @@ from pie_trio.inference.validation import (
 from pie_trio.inference.weights import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from pie_trio.engine_api import Batch, BatchResult
+    from pie_trio.inference.gpu.choosing import DeviceName
     from pie_trio.inference.kernels.choosing import KernelsName
-    from pie_trio.inference.kernels.protocol import PagedCache
-    from pie_trio.inference.metadata import BatchMetadata
+    from pie_trio.inference.kernels.protocol import Kernels, PagedCache
     from pie_trio.inference.models.config import DecoderConfig
     from pie_trio.inference.models.decoder import Decoder
-    from pie_trio.inference.outputs import OutputPlan
+    from pie_trio.inference.step import Compute
 
 __all__ = ["DtypeName", "LoadedModel", "TorchEngine", "open_engine", "resolve_dtype"]
 
@@ -73,7 +75,7 @@ class LoadedModel:
 
 
 class TorchEngine(WithProcessors, WithAdapters[Adapter]):
-    """Runs batches with torch on the CPU; one at a time, from any thread."""
+    """Runs batches with torch; one at a time, from any thread."""
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         *,
         processors: ProcessorTable,
         num_threads: int | None,
+        compute: Compute = compute,
     ) -> None:
         """Take over what :func:`open_engine` loaded and allocated.
 
@@ -94,10 +97,11 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
             embeds: ``[num_embeds, hidden_size]`` of the model's dtype.
             processors: An empty table for its vocabulary.
             num_threads: Of torch's kernels; None leaves torch's own choice.
+            compute: A step; another one on another device.
         """
         super().__init__(processors)
         self._adapters = AdapterTable[Adapter]()
-        self._info = info
+        self._info, self._compute = info, compute
         self._num_threads = num_threads
         self._loaded: tuple[Decoder, PagedCache, Tensor] | None = (
             model,
@@ -132,13 +136,12 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
             with self._torch():
                 if adapters is not None:
                     names = [forward.adapter for forward in batch.forwards]
-                    model = adapt(model, group_rows(names, metadata, adapters))
+                    device = model.kernels.device
+                    groups = group_rows(names, metadata, adapters, device)
+                    model = adapt(model, groups)
                 kv_cache.copy(batch.copies)
-                states, broken = _states(batch, metadata, plan, model, kv_cache, embeds)
-                logits, hidden = _read_states(states, plan, model, embeds)
-            return make_results(
-                batch, plan, logits, hidden, broken=broken, prepared=prepared
-            )
+                found = self._compute(batch, metadata, plan, model, kv_cache, embeds)
+            return make_results(batch, plan, found, prepared=prepared)
 
     def forward_logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step but return the logits of all output rows; for tests and tools.
@@ -171,7 +174,10 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         """
         model, _, embeds = self._open()
         with self._torch():
-            embeds[torch.as_tensor(slots)] = model.embed(torch.as_tensor(token_ids))
+            places, ids = (
+                torch.as_tensor(x, device=embeds.device) for x in (slots, token_ids)
+            )
+            embeds[places] = model.embed(ids)
 
     def read_pages(self, page_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Return the bytes of pages: see :meth:`pie_trio.engine_api.Engine.read_pages`.
@@ -179,10 +185,11 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         Raises:
             EngineError: There is no such page, or no memory for the copy.
         """
-        _, kv_cache, _ = self._open()
+        model, kv_cache, _ = self._open()
         check_page_ids(page_ids, self._info)
         with self._torch():
-            return kv_cache.read(torch.as_tensor(page_ids)).numpy()
+            ids = torch.as_tensor(page_ids, device=model.kernels.device)
+            return kv_cache.read(ids).cpu().numpy()
 
     def write_pages(self, page_ids: NDArray[np.int32], data: NDArray[np.uint8]) -> None:
         """Put pages back: see :meth:`pie_trio.engine_api.Engine.write_pages`.
@@ -190,12 +197,13 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         Raises:
             EngineError: There is no such page, one occurs twice, or the data do not fit.
         """
-        _, kv_cache, _ = self._open()
+        model, kv_cache, _ = self._open()
         check_page_data(page_ids, data, self._info)
+        device = model.kernels.device
         with self._torch():
             # A copy, for torch wants memory that is writable and aligned for the numbers.
-            pages = to_tensor(np.array(data, order="C"))
-            kv_cache.write(torch.as_tensor(page_ids).long(), pages)
+            pages = to_tensor(np.array(data, order="C")).to(device)
+            kv_cache.write(torch.as_tensor(page_ids, device=device).long(), pages)
 
     def read_adapter(self, directory: Path | str, digest: bytes) -> Adapter:
         """Return the weights of an adapter: see :meth:`load_adapter`.
@@ -242,8 +250,9 @@ def open_engine(
     dtype: DtypeName = "float32",
     num_embeds: int = 4096,
     num_threads: int | None = None,
-    kernels: KernelsName = "auto",
+    kernels: KernelsName | Kernels = "auto",
     quantize: QuantizeName | None = None,
+    device: DeviceName = "cpu",
 ) -> LoadedModel:
     """Load a model directory and allocate its KV cache.
 
@@ -257,9 +266,11 @@ def open_engine(
         num_threads: Of torch's kernels; None leaves its own choice, which is one a core. Any
             other busy process then costs up to 8 ms a kernel: give fewer than the free cores,
             or set ``OMP_WAIT_POLICY=passive`` in the environment before torch is imported.
-        kernels: See :func:`~.kernels.choosing.choose_kernels`.
+        kernels: Of the CPU: see :func:`~.kernels.choosing.choose_kernels`; or what to compute
+            with, whatever the device.
         quantize: "int8" rounds the weights of linear layers, and what goes into them, to 8
             bits: faster, in half the memory, and with slightly different results.
+        device: See :func:`~.gpu.choosing.choose_gpu`.
 
     Raises:
         ModelDirectoryError: The directory cannot be used.
@@ -269,10 +280,10 @@ def open_engine(
     source = read_model_directory(directory)
     config = source.config
     torch_dtype = resolve_dtype(config, dtype)
-    preparation = Preparation(
-        choose_kernels(kernels, head_dim=config.head_dim),
-        is_int8=quantize == "int8",
-    )
+    is_int8 = quantize == "int8"
+    chosen = _choose_kernels(kernels, device, config, torch_dtype, is_int8=is_int8)
+    is_packed = not isinstance(chosen, FlashInferKernels)
+    preparation = Preparation(chosen, is_packed=is_packed, is_int8=is_int8)
     tokenizer = load_tokenizer(
         source.path / "tokenizer.json", vocab_size=config.vocab_size
     )
@@ -282,6 +293,7 @@ def open_engine(
         config, num_pages=num_pages, page_size=page_size, dtype=torch_dtype
     )
     embeds = allocate_embeds(config, num_embeds=num_embeds, dtype=torch_dtype)
+    embeds = preparation.place(embeds)
     processors = ProcessorTable(
         config.vocab_size,
         grammar_vocabulary(
@@ -305,9 +317,31 @@ def open_engine(
         num_embeds=num_embeds,
     )
     engine = TorchEngine(
-        info, model, kv_cache, embeds, processors=processors, num_threads=num_threads
+        info,
+        model,
+        kv_cache,
+        embeds,
+        processors=processors,
+        num_threads=num_threads,
+        compute=open_gpu_step(model, kv_cache) or compute,
     )
     return LoadedModel(engine, tokenizer)
+
+
+def _choose_kernels(
+    kernels: KernelsName | Kernels,
+    device: DeviceName,
+    config: DecoderConfig,
+    dtype: torch.dtype,
+    *,
+    is_int8: bool,
+) -> Kernels:
+    if not isinstance(kernels, str):
+        return kernels
+    on_gpu = choose_gpu(device, config, dtype, is_int8=is_int8)
+    if on_gpu is not None:
+        return on_gpu
+    return choose_kernels(kernels, head_dim=config.head_dim)
 
 
 def resolve_dtype(config: DecoderConfig, dtype: DtypeName) -> torch.dtype:
@@ -323,72 +357,3 @@ def resolve_dtype(config: DecoderConfig, dtype: DtypeName) -> torch.dtype:
             f"but it is {name!r}: choose one of the two"
         )
     return _DTYPES[name]
-
-
-def _states(
-    batch: Batch,
-    metadata: BatchMetadata,
-    plan: OutputPlan,
-    model: Decoder,
-    kv_cache: PagedCache,
-    embeds: Tensor,
-) -> tuple[Tensor, set[int]]:
-    """Run the layers, and read what is projected.
-
-    Returns:
-        ``[num_states, hidden_size]``, before the final norm; and the requests of which some
-        state is not finite.
-    """
-    parts: list[Tensor] = []
-    if batch.forwards:
-        hidden = model.embed(to_tensor(metadata.token_ids))
-        if metadata.embed_rows.size:
-            stored = embeds.index_select(0, to_tensor(metadata.embed_slots))
-            hidden.index_copy_(0, to_tensor(metadata.embed_rows), stored)
-        attention = model.kernels.plan_attention(
-            batch, metadata, kv_cache, model.config.attention
-        )
-        positions = to_tensor(metadata.positions)
-        parts.append(model.forward(hidden, positions, attention))
-    if batch.projections or not parts:
-        parts.append(embeds.index_select(0, to_tensor(plan.project_slots)))
-    states = parts[0] if len(parts) == 1 else torch.cat(parts)
-    # One sum finds it; whose it is, is found only where there is something to find.
-    if math.isfinite(states.sum().item()):
-        return states, set()
-    is_bad = (~states.isfinite().all(dim=1)).numpy()
-    broken = plan.requests_of_states(np.flatnonzero(is_bad).tolist())
-    _forget((r for r in broken if r < plan.num_forwards), metadata, kv_cache)
-    return states, broken
-
-
-def _forget(
-    requests: Iterable[int], metadata: BatchMetadata, kv_cache: PagedCache
-) -> None:
-    """Clear what some requests wrote.
-
-    A masked slot is multiplied by a probability of 0, which NaN would survive: whoever gets
-    the page next would be broken as well.
-    """
-    for request in requests:
-        start, stop = metadata.qo_indptr[request : request + 2].tolist()
-        kv_cache.clear(to_tensor(metadata.write_slots[start:stop]))
-
-
-def _read_states(
-    states: Tensor, plan: OutputPlan, model: Decoder, embeds: Tensor
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Store what is to be stored, and return the logits and hidden states of the plan."""
-    logits = np.empty((0, model.config.vocab_size), np.float32)
-    hidden = np.empty((0, model.config.hidden_size), np.float32)
-    if plan.store_rows.size:
-        rows = states.index_select(0, to_tensor(plan.store_rows))
-        embeds.index_copy_(0, to_tensor(plan.store_slots).long(), rows)
-    if plan.hidden_rows.size:
-        rows = states.index_select(0, to_tensor(plan.hidden_rows))
-        hidden = rows.float().numpy()
-    if plan.head_rows.size:
-        if not plan.is_every_state:
-            states = states.index_select(0, to_tensor(plan.head_rows))
-        logits = model.logits(states).numpy()
-    return logits, hidden

@@ -17,7 +17,7 @@ from pie_trio.engine_api import ChatTemplates, ModelInfo
 from pie_trio.errors import BadArgumentError, EngineError
 from pie_trio.inference.adapters.table import AdapterTable, WithAdapters
 from pie_trio.inference.metadata import build_metadata
-from pie_trio.inference.outputs import make_results, plan_outputs
+from pie_trio.inference.outputs import Computed, make_results, plan_outputs
 from pie_trio.inference.processors import ProcessorTable, WithProcessors
 from pie_trio.inference.sampler import splitmix64
 from pie_trio.inference.validation import (
@@ -165,14 +165,12 @@ class FakeEngine(WithProcessors, WithAdapters[int]):
             states = np.concatenate((numbers, self._embeds[plan.project_slots]))
             self._embeds[plan.store_slots] = states[plan.store_rows]
             is_broken = np.isin(metadata.token_ids, self._broken_token_ids)
-            return make_results(
-                batch,
-                plan,
+            found = Computed(
                 self.make_logits(batch, metadata, plan, states),
                 _digits(states[plan.hidden_rows]),
-                broken=plan.requests_of_states(np.flatnonzero(is_broken).tolist()),
-                prepared=prepared,
+                plan.requests_of_states(np.flatnonzero(is_broken).tolist()),
             )
+            return make_results(batch, plan, found, prepared=prepared)
 
     def make_logits(
         self,

@@ -20,7 +20,7 @@ from pie_trio.inference.metadata import concatenate, indptr
 from pie_trio.inference.sampler import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
         OutputSpec,
         ProjectRequest,
         RequestResult,
+        SamplerSpec,
     )
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.processors import Prepared
 
-__all__ = ["OutputPlan", "make_results", "plan_outputs"]
+__all__ = ["Computed", "OutputPlan", "make_results", "plan_outputs"]
 
 _NO_INTEGERS = np.empty(0, np.int32)
 _NO_FLOATS = np.empty(0, np.float32)
@@ -92,10 +93,38 @@ class OutputPlan:
             return f"request {index} of the batch"
         return f"projection {index - self.num_forwards} of the batch"
 
+    def samplers(self) -> list[SamplerSpec]:
+        """Return that of each row, where all outputs ask for sampled tokens."""
+        return [
+            spec.sampler
+            for spec, (start, stop) in zip(
+                self.specs, pairwise(self.bounds), strict=True
+            )
+            for _ in range(start, stop)
+            if spec.sampler is not None
+        ]
+
     def requests_of_states(self, states: Iterable[int]) -> set[int]:
         """Return the requests to which some states belong."""
         places = np.searchsorted(self.state_indptr, list(states), side="right") - 1
         return set(places.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a step has found, for :func:`make_results`.
+
+    Attributes:
+        logits: ``[num_head_rows, vocab_size]`` float32; empty where tokens were drawn already.
+        hidden: ``[len(plan.hidden_rows), hidden_size]`` float32.
+        broken: Requests in which something was not finite, counted as in the plan.
+        token_ids: ``[num_rows]`` int32, where they were drawn on the device; else None.
+    """
+
+    logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
+    broken: Collection[int]
+    token_ids: NDArray[np.int32] | None = None
 
 
 def plan_outputs(batch: Batch, metadata: BatchMetadata) -> OutputPlan:
@@ -164,10 +193,8 @@ def plan_outputs(batch: Batch, metadata: BatchMetadata) -> OutputPlan:
 def make_results(
     batch: Batch,
     plan: OutputPlan,
-    logits: NDArray[np.float32],
-    hidden: NDArray[np.float32],
+    found: Computed,
     *,
-    broken: Collection[int] = (),
     prepared: Prepared | None = None,
 ) -> BatchResult:
     """Sample, rank and measure all rows of a batch at once, and hand them out by request.
@@ -175,11 +202,13 @@ def make_results(
     Args:
         batch: What was asked for.
         plan: Of the same batch.
-        logits: ``[num_head_rows, vocab_size]`` float32; rows that are no numbers are cleared.
-        hidden: ``[len(plan.hidden_rows), hidden_size]`` float32.
-        broken: Requests in which something was not finite, counted as in the plan.
+        found: What the step has found; rows of logits that are no numbers are cleared.
         prepared: The rows that go through processors, if there are any.
     """
+    if found.token_ids is not None:
+        outputs = _outputs_of(plan, found.token_ids)
+        return _hand_out(batch, plan, outputs, {}, found.broken)
+    logits, hidden, broken = found.logits, found.hidden, found.broken
     best = logits.argmax(axis=1)
     peaks = logits[np.arange(len(logits)), best]  # NaN where a row has one
     if not all(map(math.isfinite, peaks.tolist())):
@@ -194,6 +223,17 @@ def make_results(
         if prepared is not None:
             failures = made.sample_processed(prepared, broken)
         outputs = made.make()
+    return _hand_out(batch, plan, outputs, failures, broken)
+
+
+def _hand_out(
+    batch: Batch,
+    plan: OutputPlan,
+    outputs: Sequence[OutputResult],
+    failures: Mapping[int, EngineError],
+    broken: Collection[int],
+) -> BatchResult:
+    """Give each request its outputs, or its error."""
     results: list[RequestResult | EngineError]
     requests = _requests(batch)
     if len(outputs) == len(requests) and all(r.outputs for r in requests):
@@ -215,16 +255,14 @@ def make_results(
 def _sampled_outputs(
     plan: OutputPlan, logits: NDArray[np.float32], best: NDArray[np.int64]
 ) -> list[OutputResult]:
-    none, ints = _NO_FLOATS, _NO_INTEGERS
-    samplers = [
-        spec.sampler
-        for spec, (start, stop) in zip(plan.specs, pairwise(plan.bounds), strict=True)
-        for _ in range(start, stop)
-        if spec.sampler is not None
-    ]
     if len(plan.head_rows) < len(plan.rows):
         logits, best = logits[plan.head_index], best[plan.head_index]
-    token_ids = sample(logits, samplers, plan.state_positions[plan.rows], best=best)
+    samplers, positions = plan.samplers(), plan.state_positions[plan.rows]
+    return _outputs_of(plan, sample(logits, samplers, positions, best=best))
+
+
+def _outputs_of(plan: OutputPlan, token_ids: NDArray[np.int32]) -> list[OutputResult]:
+    none, ints = _NO_FLOATS, _NO_INTEGERS
     return [
         OutputResult(token_ids[start:stop], ints, none, none, none, none, none)
         for start, stop in pairwise(plan.bounds)

@@ -62,7 +62,7 @@ def test_a_file_may_say_what_every_flag_says(configured: Configure) -> None:
     add_serve_options(parser)
     flags = {action.dest for action in parser._actions} - {"help", "config"}
     of_models = {"model", "adapters", "kv_pages", "dtype", "threads", "kernels"}
-    of_models |= {"quantize", "kv_memory"}
+    of_models |= {"quantize", "kv_memory", "device"}
     in_file = {setting.dest for setting in SETTINGS if setting.dest}
     assert flags - of_models - {"user_limits", "server_limits"} == in_file
     assert {setting.name.rpartition(".")[0] for setting in SETTINGS} | {"model"} == (

@@ -64,6 +64,34 @@ def test_a_signal_while_building_leaves_nothing(
 
 
 @each_signal
+def test_a_program_cleans_up_after_a_signal(
+    random_model: Path,
+    tmp_path: Path,
+    mode_flags: list[str],
+    number: signal.Signals,
+    code: int,
+    word: str,
+) -> None:
+    body = (
+        "try:\n"
+        "    await send('ready\\n')\n"
+        "    await sleep(1e6)\n"
+        "finally:\n"
+        "    with CancelScope(shield=True):\n"
+        "        await sleep(0.01)\n"
+        "        await send('cleaned up\\n')"
+    )
+    program = write_program(tmp_path, body)
+    flags = ("run", *mode_flags, "--model", random_model, program)
+    with started(*flags) as (process, stdout, stderr):
+        assert stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert stdout.read() == "cleaned up\n"
+        assert stderr.read() == f"pie: {word}\n"
+        assert process.wait(LIMIT_SECONDS) == code
+
+
+@each_signal
 def test_a_signal_ends_a_native_program(
     random_model: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
 ) -> None:

@@ -217,7 +217,7 @@ def test_a_program_may_ask_about_itself(
     assert pages[random_model.name]["on_device"] == 1
     assert [command["outcome"] for command in trace] == ["ok"]
     assert limits["max_in_flight"] > 0
-    assert "ask one of limits, pages, tickets, trace" in refusal
+    assert "ask one of limits, usage, pages, tickets, trace" in refusal
 
 
 def test_spans_end_also_where_their_block_fails_and_may_be_entered_again(

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from pie_trio.control.tickets import TicketTable
+from pie_trio.control.tickets import STOP, TicketTable
 from pie_trio.errors import EngineError, LimitError, UnknownHandleError
 from tests.control.engines import note
 
@@ -177,3 +177,50 @@ async def test_nobody_is_woken_once_a_wait_was_cancelled(
     table.complete(ticket, "kept")
     assert wakes == []
     assert table.take(ticket) == "kept"
+
+
+@pytest.mark.parametrize("deadline", [None, 100.0])
+@pytest.mark.parametrize("is_waiting", [False, True])
+async def test_a_stop_is_told_once_in_the_wait_or_the_next_one(
+    autojump_clock: MockClock, deadline: float | None, is_waiting: bool
+) -> None:
+    table = make_table()
+    ticket, found = table.open(), list[list[int]]()
+
+    async def wait() -> None:
+        found.append(await table.wait_any([ticket], deadline))
+
+    async with trio.open_nursery() as nursery:
+        if not is_waiting:
+            table.stop()
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        if is_waiting:
+            table.stop()
+    assert found == [[STOP]]
+    assert trio.current_time() < 1
+    table.complete(ticket, None)
+    await wait()
+    assert found == [[STOP], [ticket]]
+
+
+async def test_a_stop_comes_with_what_is_ready(autojump_clock: MockClock) -> None:
+    table = make_table()
+    ticket = table.open()
+    table.complete(ticket, None)
+    table.stop()
+    assert await table.wait_any([ticket], None) == [ticket, STOP]
+    assert table.poll([ticket]) == [ticket]
+
+
+async def test_batches_wait_only_for_who_has_waited(autojump_clock: MockClock) -> None:
+    wakes: list[str] = []
+    table = make_table(wakes)
+    table.stop()
+    assert wakes == []
+    assert table.poll([]) == [STOP]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(table.wait_any, [table.open()], None)
+        await wait_all_tasks_blocked()
+        table.stop()
+    assert wakes == ["w"]

@@ -35,7 +35,7 @@ COPY = (
     ids=["n-gram", "one token", "draft", "long draft", "jacobi", "wide jacobi"],
 )
 def test_guesses_that_are_checked_change_no_token(
-    examples: Examples, name: str, options: dict[str, int], prompt: str
+    examples: Examples, name: str, options: dict[str, Any], prompt: str
 ) -> None:
     max_tokens = 50  # no multiple of what a step may bring
     run = examples.run(

@@ -10,6 +10,7 @@ from pie_trio.application.engines.remote import RemoteEngine
 from pie_trio.inference.engine import open_engine
 from pie_trio.inference.fake import FakeEngine
 from pie_trio.inference.kernels.library import find_library
+from tests.inference.gpu.fakes import fake_kernels
 from tests.model_factory import LlamaShape, write_llama_directory
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pie_trio.inference.engine import LoadedModel, TorchEngine
     from pie_trio.inference.kernels.choosing import KernelsName
+    from pie_trio.inference.kernels.protocol import Kernels
 
 GOLDEN_MODELS = ("stories260K", "TinyStories-656K")
 
@@ -87,7 +89,10 @@ class FakeInProcess(RemoteEngine):
         self._call("store_tokens", slots, token_ids)
 
 
-ENGINES = ("fake", "process", "torch", "torch-untied", "native", "native-untied")
+ENGINES = (
+    *("fake", "process", "torch", "torch-untied", "native", "native-untied"),
+    *("flashinfer", "flashinfer-untied"),  # over a fake of the library
+)
 
 
 @pytest.fixture(params=ENGINES)
@@ -108,6 +113,9 @@ def engine(
     kernels, _, untied = str(request.param).partition("-")
     if kernels == "native" and isinstance(library := find_library(), str):
         pytest.skip(f"no native kernels: {library}")
+    chosen: KernelsName | Kernels = "native" if kernels == "native" else "torch"
+    if kernels == "flashinfer":
+        chosen = fake_kernels()
     opened = open_engine(
         untied_llama if untied else tiny_llama,
         name="real",
@@ -115,7 +123,7 @@ def engine(
         page_size=PAGE_SIZE,
         num_embeds=NUM_EMBEDS,
         num_threads=NUM_THREADS,
-        kernels="native" if kernels == "native" else "torch",
+        kernels=chosen,
     )
     yield opened.engine
     opened.engine.close()

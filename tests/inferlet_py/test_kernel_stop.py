@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
+import trio.testing
 
 from inferlet_py._binding import HostInterface, bind_interfaces
 from inferlet_py._cancellation import Cancelled
@@ -14,10 +16,10 @@ from inferlet_py._nursery import open_nursery
 from inferlet_py._scopes import CancelScope
 from inferlet_py._tasks import wait_ticket, wait_to_take
 from inferlet_py._timeouts import move_on_after, sleep
-from tests.inferlet_py.kernel_twin import VirtualWaiter
+from tests.inferlet_py.kernel_twin import PIE, TRIO, VirtualWaiter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class StoppingWaiter(VirtualWaiter):
@@ -48,7 +50,9 @@ class StoppingWaiter(VirtualWaiter):
 class HostFailure(Exception):  # noqa: N818 - componentize-py's is Err
     """What a module of the host raises."""
 
-    value = SimpleNamespace(code=SimpleNamespace(name="STOPPING"), message="it is to end")
+    value = SimpleNamespace(
+        code=SimpleNamespace(name="STOPPING"), message="it is to end"
+    )
 
 
 class TakeHost:
@@ -192,3 +196,56 @@ def test_a_program_that_returns_all_the_same_returns() -> None:
 
 def test_a_stop_without_a_program_changes_nothing() -> None:
     stop_in_call(7)
+
+
+async def unwind(lib: Any, log: Callable[[object], None]) -> None:
+    """Leave nested blocks, each of which cleans up in its own way."""
+
+    async def clean(name: str, seconds: float) -> None:
+        scope = lib.CancelScope()
+        try:
+            with scope:
+                await lib.sleep(60)
+        finally:
+            log((name, scope.cancelled_caught))
+            with lib.CancelScope(shield=True):
+                await lib.sleep(seconds)
+            log(name)
+            try:
+                await lib.sleep(1)
+            finally:
+                log(f"{name} is not shielded any more")
+
+    async with lib.open_nursery() as outer:
+        outer.start_soon(clean, "a", 3)
+        with lib.move_on_after(20) as limit:
+            async with lib.open_nursery() as inner:
+                inner.start_soon(clean, "b", 1)
+                with lib.CancelScope(shield=True):
+                    await lib.sleep(15)
+                log("the shield is over")
+                await clean("c", 2)
+        log(limit.cancelled_caught)
+        await lib.sleep(5)
+        log("the end")
+
+
+@pytest.mark.parametrize("stop_at", [0.5, 14, 15.5, 18, 20.5, 22, 26, 64])
+def test_a_stop_unwinds_a_program_as_a_scope_of_trio_around_it_does(
+    stop_at: float,
+) -> None:
+    expected: list[tuple[float, object]] = []
+    found: list[tuple[float, object]] = []
+    waiter = StoppingWaiter(stop_at)
+
+    async def on_trio() -> None:
+        with trio.move_on_at(stop_at):
+            await unwind(TRIO, lambda x: expected.append((trio.current_time(), x)))
+
+    async def on_pie() -> None:
+        await unwind(PIE, lambda x: found.append((waiter.time, x)))
+
+    trio.run(on_trio, clock=trio.testing.MockClock(autojump_threshold=0))
+    with pytest.raises(Cancelled):
+        run(on_pie, waiter=waiter)
+    assert sorted(found, key=repr) == sorted(expected, key=repr)

@@ -30,7 +30,7 @@ _BLOCK = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 MIB = 1 << 20
-PUBLISHED = ("chat", "completions", "embeddings")
+PUBLISHED = ("chat", "completions", "embeddings", "tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class Manifest:
         grants: What it may do; None where it does not say, and the one who runs it decides.
         limits: What it may use.
         dependencies: Distributions that it needs, as pip takes them.
-        publish: The OpenAI routes on which its name is a model, by what they serve.
+        publish: The OpenAI routes on which its name is a model, by what they serve; and ``tool``
+            if it is one over MCP.
     """
 
     name: str = ""

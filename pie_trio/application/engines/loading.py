@@ -57,6 +57,7 @@ def open_model(config: ModelConfig) -> LoadedModel:
         num_threads=_num_threads(config),
         kernels=config.kernels,
         quantize=config.quantize,
+        device=config.device,
     )
     try:
         for name, directory in config.adapters:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pie_trio.application.engines.gpu import free_gpu_bytes
 from pie_trio.errors import ConfigError, ModelDirectoryError
 
 if TYPE_CHECKING:
@@ -132,12 +133,12 @@ def size_models(
     Args:
         models: As the operator wants them.
         default_kv_bytes: The most that such a part may be; None for no bound.
-        available: What there is; None to look.
+        available: What there is; None to look, on the GPU if all models are for it.
 
     Raises:
         ConfigError: They do not fit; the message says what would.
     """
-    available = available or find_memory()
+    available = available or _find_for(models)
     sizes = [measure_model(model) for model in models]
     fixed = [_fixed_pages(*pair) for pair in zip(models, sizes, strict=True)]
     needed = sum(size.weight_bytes for size in sizes) + sum(
@@ -162,6 +163,13 @@ def size_models(
         )
         for model, size, count in zip(models, sizes, fixed, strict=True)
     ]
+
+
+def _find_for(models: Sequence[ModelConfig]) -> AvailableMemory:
+    """Return the memory that models are loaded into: a GPU's if all of them are for one."""
+    if models and all(model.device == "cuda" for model in models):
+        return AvailableMemory(free_gpu_bytes(), "the GPU's memory")
+    return find_memory()
 
 
 def format_bytes(count: int) -> str:

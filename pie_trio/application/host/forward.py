@@ -348,9 +348,9 @@ def take_tokens(session: Session, ticket: int) -> list[int] | Waiting:
     """Wait for a forward with one output, close its ticket, and return what was sampled."""
 
     def take(ticket: int) -> list[int]:
-        outcome = session.tickets.peek(ticket)
-        if not isinstance(outcome, Exception) and (
-            not isinstance(outcome, tuple) or len(outcome) != 1
+        outcome: RequestResult | Exception | None = session.tickets.peek(ticket)
+        if outcome is None or (
+            not isinstance(outcome, Exception) and len(outcome) != 1
         ):
             raise BadArgumentError(
                 f"ticket {ticket} is not that of a forward with one output: use take-forward for "

@@ -52,7 +52,7 @@ async def list_published(state: ServerState, owner: Owner) -> list[Published]:
             program = await state.programs.find(name, owner=owner, waits=False)
         except (NotFoundError, BusyError, GuestFailedError, ProgramError):
             continue  # it was deleted meanwhile, or is a component that is not ready
-        if program.manifest.publish:
+        if NEEDED.keys() & set(program.manifest.publish):
             whose = "pie" if program.is_built_in else owner.name
             found.append(Published(name, program.uploaded_at, whose))
     return found

@@ -1,6 +1,6 @@
 """The file of a recording: a header, a line for each call, and how the run ended.
 
-The last line has a checksum of all before it, so a file that is cut short or was changed is told
+The last line is the checksum of all before it, so a file that is cut short or was changed is told
 from a whole one. ``recorder`` writes the lines, and ``player`` knows what they mean.
 """
 
@@ -95,8 +95,10 @@ class RecordingFile:
             self._note(error)
 
     def _end(self, ended: str, value: Any, max_bytes: int) -> None:
-        line = ["end", ended, value, self._hash.hexdigest()]
-        self._try_to_write(line, max_bytes)
+        num_bytes = self._num_bytes
+        self._try_to_write(["end", ended, value], max_bytes)
+        if self._num_bytes > num_bytes:
+            self._try_to_write(["sha256", self._hash.hexdigest()], max_bytes)
 
     def _try_to_write(self, line: Sequence[Any], max_bytes: int) -> None:
         try:
@@ -134,22 +136,20 @@ def read(path: Path) -> tuple[Header, list[bytes], tuple[str, Any]]:
         raise RecordingError(f"cannot read {path}: {error.strerror}") from error
     lines = data.splitlines(keepends=True)
     header = _read_header(path, lines[0] if lines else b"")
-    try:
-        word, ended, value, checksum = json.loads(lines[-1])
-        is_whole = word == "end" and lines[-1].endswith(b"\n")
-    except (ValueError, TypeError):
-        is_whole, ended, value, checksum = False, "", None, ""
-    if not is_whole:
+    last = lines[-1] if data.endswith(b"\n") else b""
+    if not last.startswith(b'["sha256"'):
         raise RecordingError(
-            f"{path} is cut short: expected its last line to say how the run ended; copy it "
-            "again, or record it again"
+            f"{path} is cut short: expected its last line to be its checksum; copy it again, "
+            "or record it again"
         )
-    if hashlib.sha256(b"".join(lines[:-1])).hexdigest() != checksum:
+    checksum = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+    if last != json.dumps(["sha256", checksum]).encode() + b"\n":
         raise RecordingError(
             f"{path} is damaged: its checksum is not that of its lines; copy it again, or "
             "record it again"
         )
-    return header, lines[1:-1], (str(ended), value)
+    _, ended, value = json.loads(lines[-2])
+    return header, lines[1:-2], (str(ended), value)
 
 
 def _read_header(path: Path, line: bytes) -> Header:

@@ -12,7 +12,7 @@ from pie_trio.application.recording.files import RecordingError, read
 from pie_trio.application.recording.recorder import kind_of
 from pie_trio.application.recording.taps import RANDOM, SYSTEM_CALLS
 from pie_trio.application.recording.values import ReplayedError, decode, encode
-from pie_trio.errors import PieError
+from pie_trio.errors import GuestFailedError, PieError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,7 +137,7 @@ class Player:
             line = _find_line(getattr(error, "traceback", ""))
             stopped = self.stopped
             raise DivergedError(stopped.number, stopped.message, line) from None
-        ended = "raised" if hasattr(error, "kind") else "stopped"
+        ended = "raised" if isinstance(error, GuestFailedError) else "stopped"
         self._compare_end(ended, kind_of(error))
 
     def _compare_end(self, ended: str, value: Any) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MONOTONIC_CLOCK",
     "RANDOM",
+    "SLEEP",
     "SYSTEM_CALLS",
     "WALL_CLOCK",
     "Tap",
@@ -25,11 +26,12 @@ __all__ = [
 RANDOM = "random.get-random-bytes"
 WALL_CLOCK = "wall-clock.now"
 MONOTONIC_CLOCK = "monotonic-clock.now"
+SLEEP = "poll.[method]pollable.block"
 SYSTEM_CALLS = frozenset(
     {
         *(RANDOM, "random.get-random-u64", "insecure-seed.insecure-seed"),
         *(WALL_CLOCK, MONOTONIC_CLOCK),
-        *("poll.poll", "poll.[method]pollable.block", "poll.[method]pollable.ready"),
+        *("poll.poll", SLEEP, "poll.[method]pollable.ready"),
     }
 )
 """Of WASI, those whose answers differ between two runs. The others answer always the same."""

@@ -63,7 +63,8 @@ def add_remote_commands(commands: Any) -> None:
     logs.add_argument("id", help="of an instance: see pie ps")
     kill = _add(
         *(commands, "kill", _kill, "end instances"),
-        "End instances where they stand. Example: pie kill agent-1f00d1",
+        "Cancel instances; what has not cleaned up in a few seconds is ended where it stands. "
+        "Example: pie kill agent-1f00d1",
     )
     kill.add_argument("ids", nargs="+", metavar="id", help="of an instance: see pie ps")
     top = _add(

@@ -20,6 +20,8 @@ from pie_trio.application.lifecycle.instances import (
 )
 from pie_trio.application.lifecycle.programs import ComponentProgram
 from pie_trio.application.outgoing import parse_grant
+from pie_trio.application.recording.programs import digest_of
+from pie_trio.application.recording.recording import Recording
 from pie_trio.application.run.arguments import parse_program_arguments
 from pie_trio.application.run.console import (
     LogPrinter,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOCAL_GRANTS",
+    "OUTPUT_SECONDS",
     "RunOptions",
     "first_leaf",
     "limits_of_ones_own",
@@ -103,6 +106,7 @@ class RunOptions:
         programs: What it may launch by name, besides itself.
         on_serving: Is told what is served, once it is.
         manifest: What the program says of itself.
+        record_path: Where what enters the run is written; None for nowhere.
     """
 
     program: Path
@@ -117,6 +121,7 @@ class RunOptions:
     programs: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     on_serving: Callable[[Services], None] = lambda _: None
     manifest: Manifest = field(default_factory=Manifest)
+    record_path: Path | None = None
 
     def for_manifest(self, manifest: Manifest) -> RunOptions:
         """Return the options with what the program says of itself taken into account."""
@@ -166,14 +171,20 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
             prepare_component(options.wasm, found.path)
         if programs or not is_packed:
             language_path = prepare_language(options.wasm)
-    with WasmRuntime(
-        options.wasm, CompileCache(options.wasm.cache_directory)
-    ) as runtime:
+    recording = Recording(options.record_path)
+    with (
+        recording,
+        WasmRuntime(
+            options.wasm, CompileCache(options.wasm.cache_directory)
+        ) as runtime,
+    ):
         # What is sent as source runs in the language component, its children too.
-        language = language_path and link_language(runtime, language_path)
+        language = language_path and link_language(
+            runtime, language_path, adapt=recording.adapt
+        )
         program: Program
         if isinstance(found, PackedProgram):
-            linked = link_component(runtime, found.path)
+            linked = link_component(runtime, found.path, adapt=recording.adapt)
             program = ComponentProgram(found.name, linked, found.digest)
             language = language or linked
         else:
@@ -184,14 +195,16 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
         arguments = parse_program_arguments(
             description, options.arguments, program=f"pie run {options.program}"
         )
-        with load_engines(options.choose_models()) as engines:
+        models = options.choose_models()
+        recording.open(options.program, digest_of(found), "wasm", models)
+        with load_engines(models) as engines:
             signals.check()
             gc.collect()
             gc.freeze()  # what is there now stays: collections need not look at it again
             with signals.left_to_trio():
                 run_trio(
                     *(_run, language, program, arguments, options, engines, signals),
-                    *(programs, grants),
+                    *(programs, grants, recording),
                 )
 
 
@@ -227,6 +240,7 @@ async def _run(
     signals: Signals,
     programs: Mapping[str, SourceProgram],
     grants: Grants,
+    recording: Recording,
 ) -> None:
     async with (
         signals.watch(),
@@ -243,11 +257,16 @@ async def _run(
         log = LogPrinter()
         instance = launcher.prepare(program, arguments, on_log=log.add, grants=grants)
         session = instance.session
+        recording.watch(session)
+
+        async def run() -> str:
+            return recording.note(await instance.run())
+
         with signals.asking(
             lambda: session.stop(CancelledError("it was interrupted")),
             wait_seconds=session.limits.grace_seconds + OUTPUT_SECONDS,
         ):
-            await serve_terminal(session, instance.run, log)
+            await serve_terminal(session, run, log)
 
 
 @contextmanager

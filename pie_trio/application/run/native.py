@@ -25,8 +25,10 @@ from pie_trio.application.background import Lazy
 from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.host.session import Launch, Session
 from pie_trio.application.lifecycle.instances import link_language, open_launcher
+from pie_trio.application.recording.recording import Recording
 from pie_trio.application.run.arguments import parse_program_arguments
 from pie_trio.application.run.command import (
+    OUTPUT_SECONDS,
     RunOptions,
     load_engines,
     run_trio,
@@ -40,7 +42,12 @@ from pie_trio.application.services import Services, open_services
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.application.wasm.compile_cache import CompileCache
 from pie_trio.application.wasm.runtime import WasmRuntime
-from pie_trio.errors import GuestFailedError, ProgramError, TimedOutError
+from pie_trio.errors import (
+    CancelledError,
+    GuestFailedError,
+    ProgramError,
+    TimedOutError,
+)
 
 if TYPE_CHECKING:
     import types
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
     from inferlet_py._host import Host
     from pie_trio.application.lifecycle.instances import Instance, Launcher
     from pie_trio.application.lifecycle.programs import SourceProgram
+    from pie_trio.application.run.signals import Signals
 
 __all__ = ["run_natively"]
 
@@ -67,7 +75,7 @@ HIDDEN_FOLDER = str(Path(pie_trio.__file__).parent)
 """Its frames are no part of the author's traceback."""
 
 
-def run_natively(options: RunOptions) -> None:
+def run_natively(options: RunOptions, signals: Signals) -> None:
     """Run the program without a sandbox.
 
     Raises:
@@ -84,10 +92,11 @@ def run_natively(options: RunOptions) -> None:
     program, options = project.program, options.for_manifest(project.manifest)
     grants = options.make_grants()
     with contextlib.ExitStack() as stack:
+        recording = stack.enter_context(Recording(options.record_path))
         module = stack.enter_context(importable(project, options.program))
         # What a program prints is its log, as in Wasm; stdout is for what it sends and
         # returns.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), recording.system():
             found = _report(lambda: find_inferlet(module()))
             description = _report(found.describe)
         arguments = parse_program_arguments(
@@ -100,16 +109,23 @@ def run_natively(options: RunOptions) -> None:
             json.dumps(arguments, ensure_ascii=False),
             grants=grants,
         )
-        engines = stack.enter_context(load_engines(options.choose_models()))
-        service = _Service(options, launch, engines, program, programs)
-        with service as host:
+        models = options.choose_models()
+        recording.open(options.program, program.digest, "native", models)
+        engines = stack.enter_context(load_engines(models))
+        service = _Service(options, launch, engines, program, programs, recording)
+        asking = signals.asking(
+            service.stop, wait_seconds=options.limits.grace_seconds + OUTPUT_SECONDS
+        )
+        with asking, service as host:
             connect(host)
             try:
                 with (
                     contextlib.redirect_stdout(sys.stderr),
                     _time_limit(options.limits.wall_seconds),
+                    recording.system(),
                 ):
-                    service.result = _report(lambda: found.run(host))
+                    result = _report(lambda: found.run(host))
+                service.result = recording.note(result)
             finally:
                 connect(None)
                 forget_models()
@@ -198,12 +214,15 @@ class _Service:
         engines: Sequence[LoadedEngine],
         program: SourceProgram,
         programs: Mapping[str, SourceProgram],
+        recording: Recording,
     ) -> None:
         self.result: str | None = None
         self._options, self._launch, self._engines = options, launch, engines
         self._program, self._programs = program, programs
+        self._recording = recording
         self._ready = threading.Event()
         self._host: Host | None = None
+        self._session: Session | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._ended: trio.Event | None = None
         self._failure: BaseException | None = None
@@ -234,6 +253,16 @@ class _Service:
         self._end(is_cancelled=isinstance(error, KeyboardInterrupt))
         if self._failure is not None:
             raise self._failure
+
+    def stop(self) -> None:
+        """Have the program cancelled, from the main thread."""
+        self._tell(self._stop_session)
+
+    def _stop_session(self) -> None:
+        if self._session is None:
+            self._scope.cancel()  # no program runs yet
+        else:
+            self._session.stop(CancelledError("it was interrupted"))
 
     def _end(self, *, is_cancelled: bool) -> None:
         """Let the thread end by itself, or end it where it stands."""
@@ -289,7 +318,11 @@ class _Service:
                 session = Session(self._launch, services, limits, log)
                 session.program = self._program
                 session.spawner = _SandboxSpawner(services, self._options)
-                self._host = make_native_host(session, self._token)
+                self._session = session
+                self._recording.watch(session)
+                self._host = make_native_host(
+                    session, self._token, adapt=self._recording.adapt
+                )
                 await serve_terminal(
                     session, lambda: self._run_session(session), printer
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Signals:
         self._received: int | None = None
         self._is_left_to_trio = False
         self._wait_seconds = 0.0
+        self._timer: threading.Timer | None = None
         self._ask: Callable[[], None] | None = None
         self._is_over: trio.Event | None = None
 
@@ -98,12 +100,14 @@ class Signals:
             nursery.cancel_scope.cancel()
 
     @contextmanager
-    def asking(self, ask: Callable[[], None], *, wait_seconds: float) -> Generator[None]:
-        """Let :meth:`watch` ask for the end of the block, and raise once it has ended.
+    def asking(
+        self, ask: Callable[[], None], *, wait_seconds: float
+    ) -> Generator[None]:
+        """Ask for the end of the block upon the first signal, and raise at the end of a phase.
 
         Args:
-            ask: Called upon the first signal.
-            wait_seconds: After so long it raises in any case.
+            ask: Called in the main thread, by :meth:`watch` where trio runs there.
+            wait_seconds: After so long, and upon the second signal, it is raised in the block.
         """
         import trio  # as in `watch`
 
@@ -114,13 +118,22 @@ class Signals:
         finally:
             self._ask = None
             is_over.set()
+            if self._timer is not None:
+                self._timer.cancel()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Be the handler of a signal."""
         is_first = self._received is None
         self._received = number
-        if not (is_first and self._is_left_to_trio):
+        if not is_first or (self._ask is None and not self._is_left_to_trio):
             raise Interrupted(number)
+        if self._ask is not None and not self._is_left_to_trio:
+            self._ask()
+            main, again = threading.main_thread().ident, signal.pthread_kill
+            assert main is not None, "it runs"
+            self._timer = threading.Timer(self._wait_seconds, again, (main, number))
+            self._timer.daemon = True
+            self._timer.start()
 
 
 @contextmanager

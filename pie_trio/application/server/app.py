@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pie_trio.application.dashboard.routes import add_dashboard
+from pie_trio.application.mcp.routes import add_mcp_routes
 from pie_trio.application.openai.routes import add_openai_routes
+from pie_trio.application.server.adapter_routes import add_adapter_routes
 from pie_trio.application.server.answers import answer_error
 from pie_trio.application.server.instance_routes import add_instance_routes
 from pie_trio.application.server.keys_routes import add_login_routes
@@ -29,7 +31,13 @@ def make_server_app(state: ServerState) -> WebApp:
     # A body over the limit gets its answer from the program's own check, which is exact.
     limits = state.programs.limits
     most = max(limits.max_upload_bytes, limits.max_component_bytes) + 1
-    app = make_app("pie_trio.server", body_limits={"/v1/programs/": most})
+    app = make_app(
+        "pie_trio.server",
+        body_limits={
+            "/v1/programs/": most,
+            "/v1/adapters/": limits.max_adapter_bytes + 1,
+        },
+    )
     state.programs.open_components(
         state.registry.launcher.runtime,
         lambda program: state.inspector.inspect(program, owner=LOCAL.name),
@@ -39,10 +47,12 @@ def make_server_app(state: ServerState) -> WebApp:
     app.after_request(state.metrics.count_response)
     add_gate(app, state.gate)
     add_program_routes(app, state)
+    add_adapter_routes(app, state)
     add_instance_routes(app, state)
     add_websocket(app, state)
     add_status_routes(app, state)
     add_openai_routes(app, state)
+    add_mcp_routes(app, state)
     add_login_routes(app, state.gate)
     add_stats_routes(app, state)
     add_dashboard(app, is_open=open_to_all)

@@ -169,9 +169,7 @@ def run_server(options: ServeOptions, signals: Signals) -> None:
         options.wasm, CompileCache(options.wasm.cache_directory)
     ) as runtime:
         language = link_language(runtime, path)
-        with load_engines(
-            models, options.engine, default_kv_bytes=None
-        ) as engines:
+        with load_engines(models, options.engine, default_kv_bytes=None) as engines:
             signals.check()
             gc.collect()
             gc.freeze()  # what is there now stays: collections need not look at it again

@@ -16,6 +16,7 @@ class ServerLimits:
         max_programs: Of an owner.
         max_component_bytes: Of a component as it is sent.
         max_components: Of the programs of an owner.
+        max_adapter_bytes: Of an adapter as it is sent, and of its files.
         compile_seconds: For a launch to wait until its component is compiled.
         inspect_seconds: For a program to say what its arguments are.
         max_events: Events of an instance that are kept for clients that attach again, and most
@@ -34,6 +35,7 @@ class ServerLimits:
     max_programs: int = 1000
     max_component_bytes: int = 64 << 20
     max_components: int = 32
+    max_adapter_bytes: int = 256 << 20
     compile_seconds: float = 30.0
     inspect_seconds: float = 10.0
     max_events: int = 4096

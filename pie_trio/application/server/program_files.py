@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
@@ -122,14 +123,18 @@ class ProgramFiles:
     Args:
         directory: Of the server's data; made already.
 
+    Attributes:
+        adapters: The folder of adapters that were sent; they end with the server.
+
     Raises:
         ConfigError: The folders in it cannot be made.
     """
 
     def __init__(self, directory: Path) -> None:
         self._kept, self._coming = directory / "programs", directory / "uploads"
+        self.adapters = directory / "adapters"
         try:
-            for folder in (self._kept, self._coming):
+            for folder in (self._kept, self._coming, self.adapters):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError(
@@ -170,6 +175,8 @@ class ProgramFiles:
         for path in self._coming.iterdir():
             with suppress(OSError):
                 path.unlink()
+        for path in self.adapters.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
         for path in self._kept.iterdir():
             if path.name not in live:
                 with suppress(OSError):

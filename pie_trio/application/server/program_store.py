@@ -187,6 +187,19 @@ class ProgramStore:
         }
         return [found[name] for name in sorted(found)]
 
+    @property
+    def adapter_folder(self) -> Path:
+        """Where adapters are kept that were sent."""
+        return self._files.adapters
+
+    async def open_upload(self) -> Upload:
+        """Return a new file for something that is sent; to be used in a ``with`` block.
+
+        Raises:
+            ProgramStoreError: It cannot be made.
+        """
+        return await self._in_thread(self._files.open_upload)
+
     async def put(
         self,
         name: str,

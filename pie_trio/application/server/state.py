@@ -68,9 +68,7 @@ class ServerState:
             is_detached=is_detached,
         )
 
-    async def _find(
-        self, program: object, owner: Owner
-    ) -> tuple[Program, Manifest]:
+    async def _find(self, program: object, owner: Owner) -> tuple[Program, Manifest]:
         if isinstance(program, str):
             found = await self.programs.find(program, owner=owner)
             return found.source, found.manifest

@@ -60,7 +60,7 @@ def load_adapter(directory: Path | str, model: Decoder) -> Adapter:
             f"{path}: adapter_config.json names {missing[0]} and {len(missing) - 1} more "
             "layers that have no tensors here: save the adapter again"
         )
-    reader = _Reader(config, tensors, model.dtype, path)
+    reader = _Reader(config, tensors, model, path)
     by_linear: dict[tuple[int, LinearName], dict[str, Target]] = {}
     for module in sorted(modules, key=lambda m: targets[m].start):
         target = targets[module]
@@ -131,11 +131,12 @@ class _Reader:
         self,
         config: AdapterConfig,
         tensors: Mapping[str, Tensor],
-        dtype: torch.dtype,
+        model: Decoder,
         path: Path,
     ) -> None:
         self._config, self._tensors = config, tensors
-        self._dtype, self._path = dtype, path
+        self._dtype, self._device = model.dtype, model.kernels.device
+        self._path = path
 
     def low_rank(self, targets: Mapping[str, Target]) -> LowRank:
         """Return what is added to one linear layer, by the modules that it holds."""
@@ -152,8 +153,9 @@ class _Reader:
         return LowRank(self._linear(torch.cat(downs)), tuple(parts))
 
     def _linear(self, weight: Tensor) -> LinearLayer:
+        linear = Linear(weight.to(self._device, self._dtype))
         # Small ones stay as they are.
-        return pack(Linear(weight.to(self._dtype)))
+        return pack(linear) if self._device.type == "cpu" else linear
 
     def _take(self, module: str, factor: str, shape: tuple[int, int]) -> Tensor:
         """Return a factor as float32."""

@@ -141,7 +141,10 @@ class AdaptedLinear:
 
 
 def group_rows(
-    names: Sequence[str], metadata: BatchMetadata, adapters: Mapping[str, Adapter]
+    names: Sequence[str],
+    metadata: BatchMetadata,
+    adapters: Mapping[str, Adapter],
+    device: torch.device | None = None,
 ) -> list[AdaptedRows]:
     """Group the new tokens of a batch by their adapters.
 
@@ -149,13 +152,15 @@ def group_rows(
         names: Of the adapter of each forward; "" for none.
         metadata: Of the batch.
         adapters: All that are named.
+        device: Of the model; None for the CPU.
     """
     groups: list[AdaptedRows] = []
     for name, adapter in adapters.items():
         is_own = np.array([other == name for other in names])
         rows = np.flatnonzero(is_own.repeat(metadata.query_lens))
         is_all = len(rows) == len(metadata.token_ids)
-        groups.append(AdaptedRows(adapter, None if is_all else torch.as_tensor(rows)))
+        own = None if is_all else torch.as_tensor(rows, device=device)
+        groups.append(AdaptedRows(adapter, own))
     return groups
 
 

@@ -41,6 +41,8 @@ _SHORT = 1 << 16
 class NativeKernels:
     """See :class:`~.protocol.Kernels`, here and below."""
 
+    device = torch.device("cpu")
+
     def __init__(self, library: Library) -> None:
         """Use a library that was loaded."""
         self._library = library
@@ -93,6 +95,12 @@ class NativeKernels:
             eps,
         )
         return result
+
+    def add_rms_norm(  # noqa: D102
+        self, hidden: Tensor, added: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        hidden = hidden + added
+        return hidden, self.rms_norm(hidden, weight, eps)
 
     def rotation(self, angles: Tensor, factor: float, dtype: torch.dtype) -> Rotation:  # noqa: D102
         cos, sin = angles.cos(), angles.sin()

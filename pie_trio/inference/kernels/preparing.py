@@ -25,7 +25,7 @@ class Preparation:
 
     Attributes:
         kernels: Who computes with them.
-        is_packed: Whether linear layers are laid out for oneDNN.
+        is_packed: Whether linear layers are laid out for oneDNN, which is the CPU's.
         is_int8: Whether they are rounded to 8 bits. Routers of experts never are: a slightly
             different number there chooses another expert.
     """
@@ -62,14 +62,24 @@ class Preparation:
             return linear
         if self.is_int8:
             return make_int8(linear, self.kernels)
-        return pack(linear) if self.is_packed else linear
+        return pack(linear) if self.is_packed else self._placed(linear)
+
+    def _placed(self, linear: LinearLayer) -> LinearLayer:
+        bias = None if linear.bias is None else self.place(linear.bias)
+        return Linear(self.place(linear.weight), bias)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Return a tensor where the kernels compute; one that is there already as it is."""
+        return tensor.to(self.kernels.device)
 
     def _norm(self, weight: Tensor | None) -> Tensor | None:
         return None if weight is None else self.kernels.norm_weight(weight)
 
     def _mlp(self, mlp: GatedMlp | SparseMlp) -> GatedMlp | SparseMlp:
         if isinstance(mlp, SparseMlp):
-            return replace(mlp, experts=tuple(map(self._gated, mlp.experts)))
+            router = self._placed(mlp.router)
+            experts = tuple(map(self._gated, mlp.experts))
+            return replace(mlp, router=router, experts=experts)
         return self._gated(mlp)
 
     def _gated(self, mlp: GatedMlp) -> GatedMlp:

@@ -1,4 +1,4 @@
-"""What a step on the CPU is made of; torch and the built library each implement all of it."""
+"""What a step is made of; torch, the built library and FlashInfer each implement all of it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PagedCache(Protocol):
 
 
 class Kernels(Protocol):
-    """The operations of a step. All take and return float32 or bfloat16 on the CPU.
+    """The operations of a step. All take and return float32 or bfloat16 on one device.
 
     In one row of a result nothing depends on the other rows of a call.
     """
@@ -77,6 +77,11 @@ class Kernels(Protocol):
     @property
     def name(self) -> str:
         """For people: which implementation this is."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights, cache and everything in between are."""
         ...
 
     def allocate_kv_cache(
@@ -115,6 +120,19 @@ class Kernels(Protocol):
             inputs: ``[num_rows, D]``.
             weight: ``[D]``, what :meth:`norm_weight` returned.
             eps: Added to the mean square.
+        """
+        ...
+
+    def add_rms_norm(
+        self, hidden: Tensor, added: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of two, and what :meth:`rms_norm` makes of it.
+
+        Args:
+            hidden: ``[num_rows, D]``; may be written over.
+            added: As ``hidden``; may be written over.
+            weight: As of :meth:`rms_norm`.
+            eps: As of :meth:`rms_norm`.
         """
         ...
 

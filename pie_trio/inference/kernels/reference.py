@@ -31,7 +31,8 @@ _ZERO_POINT = 128
 class TorchKernels:
     """See :class:`~.protocol.Kernels`, here and below."""
 
-    name = "torch"
+    name: str = "torch"
+    device = torch.device("cpu")
 
     def allocate_kv_cache(  # noqa: D102
         self,
@@ -60,6 +61,12 @@ class TorchKernels:
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: D102
         return ops.rms_norm(inputs, weight, eps)
+
+    def add_rms_norm(  # noqa: D102
+        self, hidden: Tensor, added: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        hidden = hidden + added
+        return hidden, self.rms_norm(hidden, weight, eps)
 
     def rotation(self, angles: Tensor, factor: float, dtype: torch.dtype) -> Rotation:  # noqa: D102
         cos, sin = angles.cos(), angles.sin()

@@ -117,7 +117,8 @@ class Decoder:
         """Run all layers over a ragged batch.
 
         Args:
-            hidden: ``[num_tokens, hidden_size]`` of all requests, one after the other.
+            hidden: ``[num_tokens, hidden_size]`` of all requests, one after the other; may be
+                written over.
             positions: ``[num_tokens]`` int, what the rotary embedding sees.
             attention: Knows which token belongs to which request.
 
@@ -125,18 +126,23 @@ class Decoder:
             ``[num_tokens, hidden_size]``, before the final norm: see :meth:`logits`.
         """
         eps, rms_norm = self.config.rms_norm_eps, self.kernels.rms_norm
+        add_rms_norm = self.kernels.add_rms_norm
         rotations = self._rotations(positions)
+        last = len(self.layers) - 1
+        normed = rms_norm(hidden, self.layers[0].attention_norm, eps)
         for index, layer in enumerate(self.layers):
-            normed = rms_norm(hidden, layer.attention_norm, eps)
             query, key, value = self._query_key_value(layer, normed, rotations)
             attended = layer.attention_output(attention(index, query, key, value))
             if layer.attention_post_norm is not None:
                 attended = rms_norm(attended, layer.attention_post_norm, eps)
-            hidden = hidden + attended
-            result = layer.mlp(rms_norm(hidden, layer.mlp_norm, eps))
+            hidden, normed = add_rms_norm(hidden, attended, layer.mlp_norm, eps)
+            result = layer.mlp(normed)
             if layer.mlp_post_norm is not None:
                 result = rms_norm(result, layer.mlp_post_norm, eps)
-            hidden = hidden + result
+            if index == last:
+                return hidden + result
+            following = self.layers[index + 1].attention_norm
+            hidden, normed = add_rms_norm(hidden, result, following, eps)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

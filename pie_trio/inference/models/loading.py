@@ -41,8 +41,11 @@ def load_decoder(
     embedding_name = "model.embed_tokens.weight"
     if is_tied and embedding_name not in checkpoint and head_name in checkpoint:
         embedding_name = head_name
-    embedding = checkpoint.take(embedding_name, vocabulary, dtype)
-    head = embedding if is_tied else checkpoint.take(head_name, vocabulary, dtype)
+    place = preparation.place
+    embedding = place(checkpoint.take(embedding_name, vocabulary, dtype))
+    head = embedding  # on a device both are there once
+    if not is_tied:
+        head = place(checkpoint.take(head_name, vocabulary, dtype))
     layers = tuple(
         preparation.layer(
             _LayerLoader(config, checkpoint, dtype, f"model.layers.{index}").load(layer)
@@ -58,7 +61,9 @@ def load_decoder(
         layers=layers,
         final_norm=preparation.kernels.norm_weight(final_norm),
         head=preparation.linear(Linear(head)),
-        inverse_frequencies=tuple(map(inverse_frequencies, config.ropes)),
+        inverse_frequencies=tuple(
+            place(inverse_frequencies(rope)) for rope in config.ropes
+        ),
         kernels=preparation.kernels,
     )
 

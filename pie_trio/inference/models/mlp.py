@@ -65,7 +65,7 @@ class SparseMlp:
         order = chosen.flatten().argsort(stable=True)  # [T * K]
         num_experts = len(self.experts)
         counts: list[int] = (
-            chosen.flatten().bincount(minlength=num_experts).numpy().tolist()
+            chosen.flatten().bincount(minlength=num_experts).cpu().numpy().tolist()
         )
         tokens, shares = order // self.per_token, shares.flatten()[order, None]
         result = hidden.new_zeros(hidden.shape, dtype=torch.float32)

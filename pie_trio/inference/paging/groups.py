@@ -116,15 +116,16 @@ def _group(
             masks,
         )
     starts, stops = metadata.qo_indptr[requests], metadata.qo_indptr[requests + 1]
-    tables = [
+    tables: list[NDArray[np.int32]] = [
         metadata.page_ids[metadata.page_indptr[r] : metadata.page_indptr[r + 1]]
         for r in requests.tolist()
     ]
-    spans = zip(starts.tolist(), stops.tolist(), strict=True)
+    firsts: list[int] = starts.tolist()
+    ends: list[int] = stops.tolist()
     return PagedGroup(
         kind,
         requests,
-        np.concatenate([np.arange(*span) for span in spans]),
+        np.concatenate([np.arange(a, b) for a, b in zip(firsts, ends, strict=True)]),
         indptr(stops - starts),
         indptr(np.array([len(table) for table in tables], np.int32)),
         concatenate(tables),

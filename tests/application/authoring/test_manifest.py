@@ -97,7 +97,7 @@ def test_a_block_in_a_module_says_it_too() -> None:
         ("[tool.pie]\nentry = '../x.py'", "[tool.pie] entry: expected the path"),
         (
             "[tool.pie]\npublish = ['chats']",
-            "publish: expected some of chat, completions, embeddings, got 'chats'",
+            "publish: expected some of chat, completions, embeddings, tool, got 'chats'",
         ),
         ("[tool.pie]\npublish = 'chat'", "publish: expected a list of texts"),
         ("[tool]\npie = 1", "[tool.pie]: expected a table, got 1"),

@@ -140,7 +140,7 @@ def test_a_replay_says_at_which_call_it_diverged(
     ) as error:
         scripted.replay(app, file, mode=mode)
     assert error.value.number == number
-    assert error.value.line.endswith("app.py:13, in main")
+    assert error.value.line.endswith("app.py:12, in main")
 
 
 def test_a_replay_notices_a_call_that_is_missing(
@@ -173,3 +173,40 @@ def test_what_is_no_recording_is_refused(
     (tmp_path / "bad.pie").write_text(text)
     with pytest.raises(RecordingError):
         pie.replay(app, tmp_path / "bad.pie")
+
+
+FAMILY = """
+from inferlet_py import *
+
+@inferlet
+async def main(role: str = "parent") -> list[object]:
+    if role == "child":
+        broadcast("news", "from below")
+        await send(f"child has {random_number()}")
+        return [current_time()]
+    async with subscribe("news") as news, spawn(role="child") as child:
+        heard = [(await anext(news)).content]
+        said = [message async for message in child]
+        return [heard, said, await child.wait()]
+
+def random_number() -> float:
+    import random
+    return random.random()
+"""
+
+
+@pytest.mark.parametrize("recorded_in", ["wasm"])  # natively there are no children here
+def test_children_and_topics_are_what_the_parent_saw_of_them(
+    scripted: Pie, tmp_path: Path, recorded_in: Any, mode: Any
+) -> None:
+    app = tmp_path / "family.py"
+    app.write_text(FAMILY)
+    scripted.record(tmp_path / "run.pie")
+    recorded = scripted.run_sync(app, mode=recorded_in)
+    assert recorded.result[0] == ["from below"]
+    assert recorded.result[1][0].startswith("child has 0.")
+
+    run = scripted.replay(app, tmp_path / "run.pie", mode=mode)
+
+    assert run.result == recorded.result
+    assert "topics.broadcast" not in (tmp_path / "run.pie").read_text()

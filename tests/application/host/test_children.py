@@ -40,11 +40,16 @@ class FakeInstance:
         self.session, self._main = session, main
 
     async def run(self) -> str:
+        scope = trio.CancelScope()
+        self.session.on_stop = scope.cancel  # no time to clean up
         try:
-            return await self._main(self.session)
+            with scope:
+                return await self._main(self.session)
         finally:
             await self.session.close()
             assert_is_closed(self.session)
+        assert self.session.stop_reason is not None, "the scope is cancelled for one"
+        raise self.session.stop_reason
 
 
 class FakeSpawner:

@@ -175,6 +175,21 @@ async def test_every_failure_is_a_message(
     assert message in f"{failure.value}\n{failure.value.traceback}"
 
 
+async def test_a_failure_in_a_branch_is_named_without_its_nursery(
+    open_fake: OpenLauncher,
+) -> None:
+    body = (
+        "async def branch(): raise KeyError('x')\n"
+        "async with open_nursery() as outer, open_nursery() as inner:\n"
+        "    inner.start_soon(branch)"
+    )
+    async with open_fake() as launcher:
+        with pytest.raises(GuestFailedError) as failure:
+            await run(launcher, program_of(body))
+    assert (failure.value.kind, str(failure.value)) == ("KeyError", "KeyError: 'x'")
+    assert "ExceptionGroup" in failure.value.traceback, "which shows all of it"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

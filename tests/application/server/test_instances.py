@@ -255,6 +255,41 @@ async def test_cancel_ends_an_instance_and_its_stream(open_server: OpenServer) -
         assert again.json["state"] == "cancelled"
 
 
+CLEANS_UP = """
+try:
+    await send('ready')
+    await receive()
+finally:
+    with CancelScope(shield=True):
+        await sleep(0.01)
+        await send('cleaned up')
+    print('the end')
+"""
+
+
+@pytest.mark.parametrize("way", ["cancel", "kill", "leave"])
+async def test_a_program_that_is_cancelled_cleans_up_unless_it_is_killed(
+    open_server: OpenServer, way: str
+) -> None:
+    async with open_server() as served:
+        await served.api.deploy("cleans", CLEANS_UP)
+        async with served.api.launch("cleans") as stream:
+            name = (await stream.until("started"))["id"]
+            await stream.until("message")
+            if way == "leave":
+                await stream.client.leave("fin")
+                await served.registry.get(name, owner=served.owner).wait_ended()
+            else:
+                path = f"/v1/instances/{name}/{way}"
+                answer = await served.api.ask("POST", path)
+                assert answer.json["state"] == "cancelled"
+                told = [data for kind, data in await stream.rest() if kind == "message"]
+                assert told == ([{"text": "cleaned up"}] if way == "cancel" else [])
+        assert await served.api.state(name) == "cancelled"
+        logs = (await served.api.get(f"/v1/instances/{name}/logs")).json["lines"]
+        assert [line["text"] for line in logs] == ["the end"] * (way != "kill")
+
+
 async def test_a_client_that_does_not_read_stops_only_its_own_instance(
     open_server: OpenServer,
 ) -> None:

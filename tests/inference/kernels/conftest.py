@@ -8,6 +8,7 @@ import torch
 from pie_trio.inference.kernels.library import load_build, usable_builds
 from pie_trio.inference.kernels.native import NativeKernels
 from pie_trio.inference.kernels.reference import TorchKernels
+from tests.inference.gpu.fakes import fake_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,12 @@ def native_kernels(build: str) -> NativeKernels:
     return NativeKernels(library)
 
 
-@pytest.fixture(params=["torch", *BUILDS])
+@pytest.fixture(params=["torch", *BUILDS, "flashinfer"])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     """What the contract suite runs over."""
     name = str(request.param)
+    if name == "flashinfer":
+        return fake_kernels()
     return TorchKernels() if name == "torch" else native_kernels(name)
 
 

@@ -173,10 +173,10 @@ def test_attention_over_groups_is_that_of_each_request(
                 is_seen = read_bits(packed.bits[packed.byte_indptr[index] :], shape)
             found[own] = attend(query[own], keys, is_seen)[0]
     for index, forward in enumerate(batch.forwards):
-        own = slice(*metadata.qo_indptr[index : index + 2].tolist())
+        span = slice(*metadata.qo_indptr[index : index + 2].tolist())
         keys = cache[slots_of(forward, page_size)]
-        expected = attend(query[own], keys, seen(forward, window))[0]
-        np.testing.assert_allclose(found[own], expected, atol=1e-12)
+        expected = attend(query[span], keys, seen(forward, window))[0]
+        np.testing.assert_allclose(found[span], expected, atol=1e-12)
 
 
 @given(batches(is_masked=False), st.integers(1, 4))

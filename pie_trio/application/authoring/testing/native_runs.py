@@ -25,7 +25,7 @@ from pie_trio.application.authoring.testing.runs import (
 )
 from pie_trio.application.host.instance_log import InstanceLog
 from pie_trio.application.host.session import Launch, Session
-from pie_trio.application.recording.native_system import tap_system
+from pie_trio.application.recording.native_system import NativeSystem
 from pie_trio.application.recording.taps import tap_interfaces
 from pie_trio.application.run.command import LOCAL_GRANTS, run_trio
 from pie_trio.application.run.native_host import make_native_host
@@ -68,8 +68,15 @@ class _ThreadTap:
             session.models[model].batcher.arrivals.expect(session.launch.instance_id)
 
 
-def run_natively_in_test(order: Order, clock: VirtualClock | None) -> Outcome:
+def run_natively_in_test(
+    order: Order, clock: VirtualClock | None, outcome: Outcome | None = None
+) -> Outcome:
     """Run a program in this thread.
+
+    Args:
+        order: What is to be run.
+        clock: Of its host; None for the machine's.
+        outcome: Is filled; None for a new one.
 
     Raises:
         InferletError: It failed.
@@ -78,7 +85,7 @@ def run_natively_in_test(order: Order, clock: VirtualClock | None) -> Outcome:
     project = order.found
     if not isinstance(project, Project):
         raise ProgramError(f"{order.path} is a component: mode must be 'wasm'")
-    outcome = Outcome()
+    outcome = outcome or Outcome()
     service = _Service(order, project, clock, outcome)
     printed = sys.stderr if order.has_terminal else _Printed(outcome)
     with (
@@ -104,7 +111,8 @@ def _seeded(order: Order) -> Generator[None]:
         random.seed(random.Random(order.seed).randbytes(16))
         yield
         return
-    with tap_system(order.tap, random.Random(order.seed).randbytes):
+    source = random.Random(order.seed)
+    with NativeSystem(order.tap, source.randbytes).active():
         yield
 
 

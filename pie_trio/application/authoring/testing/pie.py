@@ -141,7 +141,8 @@ class Pie:
             if recording is not None:
                 names = [engine.engine.info.name for engine in engines]
                 digest = digest_of(found)
-                tap = Recorder(recording, Header(path.name, digest, mode, names))
+                tap = Recorder()
+                tap.open(recording, Header(path.name, digest, mode, names))
             outcome = self._run(path, found, mode, given, messages, engines, seed, tap)
         except BaseException as error:
             if tap is not None:

@@ -145,13 +145,21 @@ class Sandbox:
     Args:
         slice_ticks: After so many ticks a guest that computes lets others go on. Fewer are for
             tests of guests without end.
+        cache_directory: Where what was compiled is kept; None for the usual place.
 
     Attributes:
         seed: Sets where the random bytes of guests begin.
     """
 
-    def __init__(self, *, slice_ticks: int = SLICE_TICKS) -> None:
-        self._config = replace(WasmConfig(), slice_ticks=slice_ticks)
+    def __init__(
+        self,
+        *,
+        slice_ticks: int = SLICE_TICKS,
+        cache_directory: Path | None = None,
+    ) -> None:
+        config = replace(WasmConfig(), slice_ticks=slice_ticks)
+        directory = cache_directory or config.cache_directory
+        self._config = replace(config, cache_directory=directory)
         self._runtime: WasmRuntime | None = None
         self._random = _SeededRandom()
         self.seed = self._random.seed
@@ -195,7 +203,10 @@ async def open_world(order: Order) -> AsyncGenerator[Services]:
 
 
 async def run_in_sandbox(
-    order: Order, linked: LinkedComponent, seed: Callable[[int], None]
+    order: Order,
+    linked: LinkedComponent,
+    seed: Callable[[int], None],
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """Run a program in Wasm.
 
@@ -203,11 +214,12 @@ async def run_in_sandbox(
         order: What is to be run.
         linked: What runs it.
         seed: Sets where its random bytes begin.
+        outcome: Is filled; None for a new one.
 
     Raises:
         InferletError: It failed.
     """
-    outcome = Outcome()
+    outcome = outcome or Outcome()
     program: Program
     if isinstance(order.found, Project):
         program = order.found.program

@@ -1,0 +1,1 @@
+from tests.application.server.conftest import open_server as open_server
