@@ -189,9 +189,9 @@ def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Fai
 
 def _only_cause(error: BaseException) -> BaseException:
     """Return what is alone in a group: nurseries raise groups, which say little in a line."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    inner = cast("Sequence[BaseException]", getattr(error, "exceptions", ()))
+    is_group = isinstance(error, BaseExceptionGroup)
+    return _only_cause(inner[0]) if is_group and len(inner) == 1 else error
 
 
 def _hint(error: BaseException) -> str:
