@@ -189,9 +189,10 @@ def describe_failure(error: BaseException, *, hidden: Sequence[str] = ()) -> Fai
 
 def _only_cause(error: BaseException) -> BaseException:
     """Return what is alone in a group: nurseries raise groups, which say little in a line."""
+    if BaseExceptionGroup not in type(error).__mro__:  # isinstance would blur its type
+        return error
     inner = cast("Sequence[BaseException]", getattr(error, "exceptions", ()))
-    is_group = isinstance(error, BaseExceptionGroup)
-    return _only_cause(inner[0]) if is_group and len(inner) == 1 else error
+    return _only_cause(inner[0]) if len(inner) == 1 else error
 
 
 def _hint(error: BaseException) -> str:
