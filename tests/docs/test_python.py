@@ -42,6 +42,7 @@ ARGUMENTS = {
     "prompt": "Once upon a time",
     "max_tokens": 16,
     "branches": 2,
+    "city": "Oslo",
     "question": "What is the weather in Oslo?",
     "messages": [{"role": "user", "content": "Who are you?"}],
 }
@@ -159,7 +160,8 @@ def test_a_program_runs(
     }
     outcome = run(block.text, arguments)
     assert outcome.messages or outcome.result
-    assert outcome.counts["tokens"]
+    if any(name in block.text for name in ("Context", "Chat", "Queue")):
+        assert outcome.counts["tokens"]
 
 
 @of_kind("fragment")
