@@ -449,7 +449,10 @@ class Engine(Protocol):
         ...
 
     def drop_processors(self, processors: Sequence[int]) -> None:
-        """Forget processors; unknown numbers are fine."""
+        """Forget processors; unknown numbers are fine.
+
+        It may take a moment until their numbers are unused: do not use them again.
+        """
         ...
 
     def load_adapter(self, name: str, directory: Path | str) -> None:

@@ -201,7 +201,8 @@ def test_a_seed_gives_the_same_tokens_alone_and_beside_others(
         alone += decode(engine, [number], 20, samplers=[samplers[number - 1]])
         engine.drop_processors([number])
     for stagger in (0, 2):
-        numbers = list(range(1, len(specs) + 1))
+        first = 100 * (1 + stagger)  # no number is used again
+        numbers = list(range(first, first + len(specs)))
         for number, spec in zip(numbers, specs, strict=True):
             engine.create_processor(number, spec)
         together = decode(engine, numbers, 20, samplers=samplers, stagger=stagger)
