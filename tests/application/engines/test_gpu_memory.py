@@ -10,11 +10,14 @@ from pie_trio.application.engines.gpu import free_gpu_bytes
 from pie_trio.application.engines.memory import size_models
 from pie_trio.config import ModelConfig
 from pie_trio.errors import ConfigError
-from tests.model_factory import write_llama_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+pytest.importorskip("torch", reason="it writes a model")
+
+from tests.model_factory import write_llama_directory  # noqa: E402  # needs torch
 
 
 @pytest.fixture
