@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("torch", reason="it writes a model")
 
-from tests.model_factory import write_llama_directory  # noqa: E402  # needs torch
+from tests.model_factory import write_llama_directory  # needs torch
 
 
 @pytest.fixture
