@@ -198,6 +198,7 @@ def test_code_has_a_time_limit_and_nothing_of_the_host(
     assert len(act("print('a' * 1_000_000)")) == 1000
 
 
+@pytest.mark.usefixtures("torch_is_there")
 def test_endless_code_is_ended_natively_too_and_the_model_is_told() -> None:
     question = "What is 12 to the power of 7654321?"
     options = ("--question", question, "--seconds", "0.5")
@@ -230,6 +231,7 @@ def test_the_agent_with_the_right_tool_answers_and_all_of_them_share_batches(
     assert run.use.forwards > 2.5 * run.use.steps
 
 
+@pytest.mark.usefixtures("torch_is_there")
 def test_a_swarm_does_the_same_natively(server: ToolServer) -> None:
     host = server.url.removeprefix("http://")
     program = ("examples/agent_swarm", "--tools", server.url)
