@@ -139,7 +139,6 @@ def add_instance_options(
     parser: argparse.ArgumentParser, *, num_warm: int, what: str
 ) -> None:
     """Add what an instance may use; ``what`` names it in the help."""
-    """Add what an instance may use; ``what`` names it in the help."""
     parser.add_argument(
         "--warm",
         type=count,
