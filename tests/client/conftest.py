@@ -64,6 +64,6 @@ def url_of(served: Served) -> str:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something that follows from messages on loopback holds."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):  # a child may have to start Python on a busy machine
         while not condition():
             await trio.lowlevel.checkpoint()

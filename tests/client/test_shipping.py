@@ -173,7 +173,7 @@ def test_a_closure_is_refused_by_the_names_that_it_takes() -> None:
 
 def test_what_has_no_source_is_refused() -> None:
     names: dict[str, Any] = {}
-    exec("async def main(): pass", names)
+    exec(compile("async def main(): pass", "<made>", "exec"), names)
     with pytest.raises(ProgramError, match="its source is not to be had"):
         ship(names["main"])
 

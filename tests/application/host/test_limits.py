@@ -202,7 +202,7 @@ async def test_an_owner_has_one_grammar_compiled_at_once() -> None:
                     client.session.create_processor(number, "", plain_spec())
             await wait_all_tasks_blocked()
             ticket = third.session.create_processor(1, "", plain_spec())
-            with trio.fail_after(20):
+            with trio.fail_after(30):
                 while len(begun) < 2:  # they begin in threads
                     await trio.lowlevel.checkpoint()
             await wait_all_tasks_blocked()

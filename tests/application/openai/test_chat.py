@@ -399,6 +399,6 @@ async def test_a_client_that_leaves_ends_its_instance(open_asking: OpenAsking) -
             (running,) = asking.served.registry.list(owner=asking.served.owner)
             assert running.ended_clock is None
         await stream.close()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await running.wait_ended()
     assert running.state == "cancelled"

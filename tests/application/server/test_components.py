@@ -225,6 +225,6 @@ async def test_components_have_limits_of_their_own(open_server: OpenServer) -> N
 async def test_a_server_that_stops_does_not_wait_for_a_compilation(
     open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with held_compilation(monkeypatch), trio.fail_after(10):
+    with held_compilation(monkeypatch), trio.fail_after(30):
         async with open_server() as served:
             await served.api.ask("PUT", PATH, EMPTY)

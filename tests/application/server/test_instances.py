@@ -128,7 +128,7 @@ async def test_a_client_that_leaves_cancels_its_instance(
             await stream.until("message")
             assert await served.api.state(name) == "running"
             await stream.client.leave(how)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 await served.registry.drain(60)
         assert await served.api.state(name) == "cancelled"
         assert served.launcher.num_running == 0
@@ -141,7 +141,7 @@ async def test_who_leaves_before_the_answer_leaves_nothing_behind(
         await served.api.deploy("waits", WAITS)
         source = (await served.programs.find("waits", owner=served.owner)).source
         instance = await served.registry.launch(source, {}, owner=served.owner)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await instance.wait_ended()
         assert instance.state == "cancelled"
 
@@ -303,7 +303,7 @@ async def test_a_client_that_does_not_read_stops_only_its_own_instance(
             name = (await stream.until("started"))["id"]
             instance = served.registry.get(name, owner=served.owner)
             last = -1
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while last != instance.events.last_number:  # until it stands still
                     last = instance.events.last_number
                     for _ in range(5):
@@ -314,7 +314,7 @@ async def test_a_client_that_does_not_read_stops_only_its_own_instance(
             while instance.events.last_number == last:
                 await stream.until("message")
             assert first == {"text": "x" * 10_000}
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await instance.wait_ended()
 
 
@@ -428,7 +428,7 @@ async def test_an_answer_that_grows_too_large_is_given_up(
             "POST", "/v1/programs/floods/run", accept="application/json"
         )
         assert answer.status == 413
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await served.registry.drain(60)
 
 

@@ -116,7 +116,7 @@ class Probe:
 
     async def wait_for_end(self) -> None:
         """Wait until a handler has ended, which must be soon."""
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             while not self.num_ended:
                 self._changed = trio.Event()
                 await self._changed.wait()

@@ -32,7 +32,7 @@ async def hello() -> str:
 
 
 async def wait_for_end(server: Any) -> None:
-    with trio.fail_after(3):
+    with trio.fail_after(30):
         await server.ended.wait()
 
 
