@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Adapters", "HostInterface", "bind_interfaces", "never_fails"]
 
+PAGE_PARAMETERS = (
+    *("pages", "page", "source_pages", "source_page", "target_pages", "target_page"),
+    *("input_pages", "output_pages"),
+)
+"""Names of parameters that are numbers of KV pages."""
+
 T = TypeVar("T")
 Adapters = dict[str, "Callable[..., Any]"]
 
@@ -112,6 +118,7 @@ def _as_host_error(
     given = _by_name(method, args)
     found.call = method.__name__
     found.queue, found.ticket = given.get("queue"), given.get("ticket")
-    pages = given.get("pages", ())
-    found.pages = (given["page"],) if "page" in given else tuple(pages)
+    for name in PAGE_PARAMETERS:
+        pages = given.get(name, ())
+        found.pages += (pages,) if isinstance(pages, int) else tuple(pages)
     return found

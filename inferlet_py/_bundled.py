@@ -54,8 +54,9 @@ def bundle(
         except Exception as error:  # noqa: BLE001  # what its text does is its own affair
             if not is_optional:
                 kind = type(error).__name__
+                why = str(error).strip().partition("\n")[0]  # the builder reads a line
                 raise ImportError(
-                    f"{MARK}{where} imports {name}: {kind}: {error}"
+                    f"{MARK}{where} imports {name}: {kind}: {why}"
                 ) from None
     sources = [SourceModule(path, text) for path, text in modules.items()]
     compiled = [SourceModule(s.path, s.text, compile_module(s)) for s in sources]

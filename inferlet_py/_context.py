@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from inferlet_py._checks import check_int, check_tokens
+from inferlet_py._checks import check_int, check_texts, check_tokens
 from inferlet_py._closing import AsyncCloses, Closes
 from inferlet_py._distribution import Distribution
-from inferlet_py._errors import CommandCancelledError
+from inferlet_py._errors import CommandCancelledError, HostError
 from inferlet_py._flushes import Flush
 from inferlet_py._following import LastForward, SamplerMemory, follow, take_result
 from inferlet_py._generation import Generation, GenerationSource
 from inferlet_py._host import OutputValues, SamplerValues, get_host
 from inferlet_py._models import Model, get_model
+from inferlet_py._page_lists import behind_dropped, held, renumber
 from inferlet_py._processors import Grammar, Processor, choose_constraint
-from inferlet_py._sampling import Sampler
+from inferlet_py._queues import check_rows, move_rows, take_outputs
+from inferlet_py._sampling import Sampler, check_sampler
 from inferlet_py._sharing import (
     export_prefix,
     import_prefix,
@@ -26,13 +28,15 @@ from inferlet_py._streams import HostStream
 from inferlet_py._tasks import wait_to_take
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from inferlet_py._generation import StreamOptions
+    from inferlet_py._generation import Relay, StreamOptions
     from inferlet_py._host import ChunkValues, OutputResult
+    from inferlet_py._queues import Output, Outputs
 
 __all__ = ["Context"]
 
+T = TypeVar("T")
 DEFAULT_TOP = 32
 MAX_U32 = 2**32 - 1
 NUM_LAST_TOKENS = 8
@@ -61,7 +65,7 @@ class Context(AsyncCloses, Closes):
         self.token_ids: list[int] = []
         self.num_reused = 0
         self._model, self._adapter = get_model(model), adapter
-        self._pages: list[int] = []
+        self._pages: list[int] = []  # 0 where tokens were dropped
         self._num_written = 0
         # Pages, from the first on, that others can find; None before anything is shared.
         self._num_offered: int | None = None
@@ -69,7 +73,9 @@ class Context(AsyncCloses, Closes):
         self._last: LastForward | None = None
         self._sampler_memory = SamplerMemory()
         self._hidden: frozenset[int] = frozenset()
+        self._dropped_to = 0  # behind the last slot whose page was given back
         self._stream: HostStream | None = None
+        self._relay: Relay | None = None  # of the stream
         self._ahead: list[int] = []  # pages after the others, for the stream
         self.processor: Processor | None = None
         self._forked_processor: Processor | None = None
@@ -91,7 +97,7 @@ class Context(AsyncCloses, Closes):
     @property
     def num_pages(self) -> int:
         """KV pages that the context holds, shared ones included."""
-        return len(self._pages)
+        return len(held(self._pages))
 
     def close(self) -> None:
         """Give the pages back. The context cannot be used after that."""
@@ -102,8 +108,8 @@ class Context(AsyncCloses, Closes):
         self._release_flushes()
         if self._forked_processor is not None:
             self._forked_processor.close()
-        if self._pages:
-            get_host().dealloc_kvpage(self._model.queue, self._pages)
+        if pages := held(self._pages):
+            get_host().dealloc_kvpage(self._model.queue, pages)
         self._pages = []
 
     def text(self) -> str:
@@ -145,20 +151,39 @@ class Context(AsyncCloses, Closes):
         while self._flush_surplus():
             await self._settle_flushes()
 
+    @overload
     async def forward(
         self, token_ids: Iterable[int] = (), *, top: int = DEFAULT_TOP
-    ) -> Distribution:
+    ) -> Distribution: ...
+
+    @overload
+    async def forward(
+        self, token_ids: Iterable[int] = (), *, outputs: Sequence[Output]
+    ) -> list[Outputs]: ...
+
+    async def forward(
+        self,
+        token_ids: Iterable[int] = (),
+        *,
+        top: int = DEFAULT_TOP,
+        outputs: Sequence[Output] | None = None,
+    ) -> Distribution | list[Outputs]:
         """Append tokens, run the model, and return what may come next.
 
         Args:
             token_ids: May be empty; if none is pending either, the last token is run
                 again.
             top: How many of the most likely tokens to return.
+            outputs: Return these instead. Their rows count ``token_ids``, of which the last
+                ``max_forward_tokens`` of the model may be asked for; if that is empty, row 0
+                is the last token of the context.
 
         Raises:
-            BadArgumentError: A token or ``top`` is out of range.
+            BadArgumentError: A token, a row or ``top`` is out of range.
             ValueError: The context is empty.
         """
+        if outputs is not None:
+            return await self._forward_rows(list(token_ids), outputs)
         check_int("top", top, MAX_U32)
         self.append(token_ids)
         result = await self._run(None, top)
@@ -180,6 +205,7 @@ class Context(AsyncCloses, Closes):
         Raises:
             ValueError: The context is empty.
         """
+        check_sampler(sampler)
         written, last = self._num_written, self._last
         is_next = last is not None and last.end == written < len(self.token_ids)
         values = self._sampler_memory.values(sampler, processor, is_next=is_next)
@@ -244,8 +270,10 @@ class Context(AsyncCloses, Closes):
                 self._end_processing,
             ),
             max_tokens=max_tokens,
-            sampler=sampler or Sampler(temperature=0.0),
-            stop=[stop] if isinstance(stop, str) else stop,
+            sampler=Sampler(temperature=0.0)
+            if sampler is None
+            else check_sampler(sampler),
+            stop=check_texts("stop", stop),
             stop_tokens=self._model.info.eos_tokens
             if stop_tokens is None
             else stop_tokens,
@@ -270,9 +298,9 @@ class Context(AsyncCloses, Closes):
         child._num_written = self._num_written
         child.num_reused, child._num_offered = self.num_reused, self._num_offered
         used = self._pages[: self._pages_for(self._num_written)]
-        numbers = self._model.new_page_numbers(len(used))
-        get_host().fork_kvpage(self._model.queue, used, numbers)
-        child._pages = numbers
+        numbers = self._model.new_page_numbers(len(held(used)))
+        get_host().fork_kvpage(self._model.queue, held(used), numbers)
+        child._pages, child._dropped_to = renumber(used, numbers), self._dropped_to
         child._flushes = [flush.share() for flush in self._flushes]
         if self.processor is not None and self.processor.is_open:
             child.processor = child._forked_processor = self.processor.fork()
@@ -289,7 +317,7 @@ class Context(AsyncCloses, Closes):
             hidden: False shows them again.
 
         Raises:
-            ValueError: There are no such tokens.
+            ValueError: There are no such tokens, or they are to be shown and were dropped.
         """
         self._check_open()
         check_int("start", start)
@@ -299,6 +327,13 @@ class Context(AsyncCloses, Closes):
                 f"tokens {start} to {end} of a context of {len(self.token_ids)} cannot be "
                 "hidden"
             )
+        if (
+            not hidden
+            and 0 in self._pages[start // self._page_size : self._pages_for(end)]
+        ):
+            raise ValueError(
+                f"tokens {start} to {end} cannot be shown: the pages of some were dropped"
+            )
         self._end_stream()
         self._flush_to(min(end, len(self.token_ids) - 1))
         changed = set(range(start, end))
@@ -307,6 +342,36 @@ class Context(AsyncCloses, Closes):
         size = self._model.info.kv_page_size
         for index in range(start // size, self._pages_for(end)):
             self._mask_page(index)
+
+    async def drop(self, start: int, end: int) -> None:
+        """Hide tokens for good, and give back the pages that held no others.
+
+        Positions stay, and so do the tokens in ``token_ids``; forks made from now on lack the
+        same. What is pending of them is sent to the model first, and waited for.
+
+        Args:
+            start: The first of them.
+            end: Behind the last of them; the last token of the context cannot be dropped.
+
+        Raises:
+            ValueError: There are no such tokens.
+        """
+        check_int("end", end)
+        if end >= len(self.token_ids):
+            raise ValueError(
+                f"tokens up to {end} of a context of {len(self.token_ids)} cannot be dropped: "
+                "what comes next is asked of the last one"
+            )
+        self.mask(start, end)
+        while not await self._settle_flushes():
+            self._flush_to(end)
+        size = self._page_size
+        first, behind = -(-start // size), end // size
+        if pages := held(self._pages[first:behind]):
+            self._last = None
+            get_host().dealloc_kvpage(self._model.queue, pages)
+            self._pages[first:behind] = [0] * len(self._pages[first:behind])
+            self._dropped_to = behind_dropped(self._pages) * size
 
     def export(
         self,
@@ -337,14 +402,18 @@ class Context(AsyncCloses, Closes):
             )
         self._end_stream()
         self._flush_to(len(self.token_ids) - 1)
+        used = self._pages[: self._pages_for(self._num_written)]
         get_host().export_kvpage(
             self._model.queue,
-            self._pages[: self._pages_for(self._num_written)],
+            held(used),
             name,
             persistent,
             permission if isinstance(permission, str) else list(permission),
             seconds_to_live,
-            pack_tokens(self.token_ids, self._num_written, self._hidden, self._adapter),
+            pack_tokens(
+                *(self.token_ids, self._num_written, self._hidden, self._adapter),
+                [index for index, page in enumerate(used) if not page],
+            ),
         )
 
     @classmethod
@@ -362,11 +431,15 @@ class Context(AsyncCloses, Closes):
         context = cls(model)
         queue = context._model.queue
         info = get_host().get_export(queue, name)
-        token_ids, num_written, hidden, adapter = unpack_tokens(name, info.metadata)
+        found = unpack_tokens(name, info.metadata)
+        token_ids, num_written, hidden, adapter, dropped = found
         numbers = context._model.new_page_numbers(info.num_pages)
         get_host().import_kvpage(queue, name, numbers)
         context.token_ids, context._num_written = token_ids, num_written
         context._pages, context._hidden = numbers, frozenset(hidden)
+        for index in dropped:  # ascending
+            context._pages.insert(index, 0)
+        context._dropped_to = behind_dropped(context._pages) * context._page_size
         context._adapter = adapter
         return context
 
@@ -374,7 +447,7 @@ class Context(AsyncCloses, Closes):
         """Forget the tokens from ``length`` on, and give back the pages that only they used.
 
         Raises:
-            ValueError: ``length`` is beyond the end.
+            ValueError: ``length`` is beyond the end, or the token before it was dropped.
             BadArgumentError: It is negative, or no int.
         """
         self._check_open()
@@ -382,6 +455,11 @@ class Context(AsyncCloses, Closes):
         if length > len(self.token_ids):
             raise ValueError(
                 f"a context of {len(self.token_ids)} tokens cannot be cut to {length}"
+            )
+        if length and 0 in self._pages[(length - 1) // self._page_size :][:1]:
+            raise ValueError(
+                f"the context cannot be cut to {length}: token {length - 1} was dropped, and "
+                "what comes next is asked of the last one"
             )
         self._end_stream()
         self._last = None
@@ -392,12 +470,13 @@ class Context(AsyncCloses, Closes):
         if self._num_offered is not None:
             size = self._model.info.kv_page_size
             self._num_offered = min(self._num_offered, length // size)
-        if dropped := self._pages[keep:]:
+        if dropped := held(self._pages[keep:]):
             get_host().dealloc_kvpage(self._model.queue, dropped)
-            del self._pages[keep:]
+        del self._pages[keep:]
+        self._dropped_to = behind_dropped(self._pages) * self._page_size
         if any(slot >= length for slot in self._hidden):
             self._hidden = frozenset(s for s in self._hidden if s < length)
-            if self._pages:
+            if held(self._pages[-1:]):
                 self._mask_page(len(self._pages) - 1)
 
     # ---- forwards --------------------------------------------------------------------------
@@ -406,16 +485,54 @@ class Context(AsyncCloses, Closes):
         self, sampler: SamplerValues | None, top: int, extras: tuple[str, ...] = ()
     ) -> OutputResult:
         """Forward everything pending and return what the last token gives."""
+        is_sampled_alone = sampler is not None and not (top or extras)
+        return await self._run_pending(
+            lambda end: self._submit_run(end, sampler, top, extras),
+            lambda ticket: take_result(ticket, is_sampled_alone=is_sampled_alone),
+        )
+
+    async def _forward_rows(
+        self, token_ids: list[int], outputs: Sequence[Output]
+    ) -> list[Outputs]:
+        """Append tokens, forward everything pending and return what some rows give."""
+        num_rows = max(len(token_ids), 1)
+        wanted = [output.values(num_rows) for output in outputs]
+        check_rows(wanted, num_rows, self._model.info.max_forward_tokens)
+        self.append(token_ids)
+        first = len(self.token_ids) - num_rows
+
+        def submit(end: int) -> int:
+            self._last = None
+            return self._submit(end, move_rows(wanted, first - self._num_written))
+
+        counts = [len(values.rows) for values in wanted]
+        first_row = min((row for values in wanted for row in values.rows), default=0)
+        return await self._run_pending(
+            submit, lambda ticket: take_outputs(ticket, counts), first + first_row
+        )
+
+    async def _run_pending(
+        self,
+        submit: Callable[[int], int],
+        take: Callable[[int], T],
+        keep: int | None = None,
+    ) -> T:
+        """Forward everything pending and return the result.
+
+        Args:
+            submit: Enqueues the last forward, up to a slot, and returns its ticket.
+            take: Returns the result of the ready ticket.
+            keep: The last forward begins at this slot or before.
+        """
         while True:
-            self._prepare_run()
+            self._prepare_run(keep)
             start, end = self._num_written, len(self.token_ids)
-            ticket = self._submit_run(end, sampler, top, extras)
+            ticket = submit(end)
             try:
                 await wait_to_take(ticket)
                 result, refusal = None, None
                 try:
-                    is_sampled_alone = sampler is not None and not (top or extras)
-                    result = take_result(ticket, is_sampled_alone=is_sampled_alone)
+                    result = take(ticket)
                 except CommandCancelledError as error:
                     refusal = error  # for a flush that failed: its own error says more
                 if self._flushes and not await self._settle_flushes():
@@ -426,13 +543,18 @@ class Context(AsyncCloses, Closes):
                 self._roll_back(0)
                 assert refusal is not None, "or there would be a result"
                 raise refusal
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, HostError):
+                    error.queue, error.pages = (
+                        self._model.queue,
+                        tuple(held(self._pages)),
+                    )
                 # The flushes before it are given up too: one may be the cause.
                 self._roll_back(min([start, *(f.start for f in self._flushes)]))
                 self._release_flushes()
                 raise
 
-    def _prepare_run(self) -> None:
+    def _prepare_run(self, keep: int | None = None) -> None:
         """See to it that one more forward can take what is pending, and that something is."""
         self._check_open()
         self._end_stream()
@@ -443,7 +565,12 @@ class Context(AsyncCloses, Closes):
         if self._num_written == len(self.token_ids):
             # What comes after the last token is asked for once more.
             self._num_written -= 1
-        self._flush_surplus()
+        if self._num_written < self._dropped_to:
+            raise ValueError(
+                "tokens have to be computed again, since their forward failed or their pages "
+                "were lost, but some before them were dropped: fill a new context"
+            )
+        self._flush_surplus(keep)
 
     # ---- streams ---------------------------------------------------------------------------
 
@@ -457,23 +584,29 @@ class Context(AsyncCloses, Closes):
         if missing > 0:
             self._ahead = self._model.new_page_numbers(missing)
             get_host().alloc_kvpage(self._model.queue, self._ahead)
-        pages = [*self._pages, *self._ahead]
-        tokens = self.token_ids[start:]
+        pages = [*held(self._pages), *self._ahead]
+        tokens, gap = self.token_ids[start:], self._gap()
         try:
             self._stream = HostStream(
-                self._model, tokens, start, pages, options, self._adapter
+                self._model, tokens, start, pages, options, self._adapter, gap
             )
         except BaseException:
             self._release_ahead()
             raise
         return self._stream
 
-    async def _read_stream(self, stream: HostStream) -> ChunkValues | None:
+    async def _read_stream(
+        self, stream: HostStream, relay: Relay | None
+    ) -> ChunkValues | None:
         """Wait for what the stream has to read; None if it is to be opened again."""
         try:
             values, refusal = None, None
             try:
-                values = await stream.read()
+                if relay is None:
+                    values = await stream.read()
+                else:
+                    self._relay = relay
+                    values = await stream.relay(relay.envelope)
             except CommandCancelledError as error:
                 refusal = error  # for a flush that failed: its own error says more
             if self._stream is not stream:
@@ -488,19 +621,22 @@ class Context(AsyncCloses, Closes):
                 raise refusal
         except BaseException:
             if self._stream is stream:
-                # Until something was read, nothing is known to be written.
-                self._roll_back(
-                    min([self._num_written, *(f.start for f in self._flushes)])
-                )
+                self._relay = None
+                if relay is None or not relay.cut(stream):
+                    # Until something was read, nothing is known to be written.
+                    self._roll_back(
+                        min([self._num_written, *(f.start for f in self._flushes)])
+                    )
                 self._release_flushes()
                 self._end_stream()
             raise
+        self._relay = None
         return values
 
     def _accept(self, token_ids: Sequence[int], num_written: int) -> None:
         """Append tokens that a stream has sampled, all but the last of which it has written."""
         self.token_ids += token_ids
-        self._num_written = min(num_written, len(self.token_ids))
+        self._num_written = min(num_written + self._gap(), len(self.token_ids))
         missing = self._pages_for(self._num_written) - len(self._pages)
         if missing > 0:
             self._pages += self._ahead[:missing]
@@ -516,7 +652,10 @@ class Context(AsyncCloses, Closes):
     def _end_stream(self) -> None:
         """End the stream over the context, if there is one."""
         stream, self._stream = self._stream, None
+        relay, self._relay = self._relay, None
         if stream is not None:
+            if relay is not None:
+                relay.cut(stream)  # the client has it, so the context has it too
             stream.close()
             self._release_ahead()
 
@@ -527,16 +666,20 @@ class Context(AsyncCloses, Closes):
 
     # ---- pending tokens --------------------------------------------------------------------
 
-    def _flush_surplus(self) -> bool:
-        """Enqueue forwards until one more can take what is left.
+    def _flush_surplus(self, keep: int | None = None) -> bool:
+        """Enqueue forwards until one more can take what is left, from slot ``keep`` on at least.
 
         Returns:
             Whether any was needed.
         """
+        keep = len(self.token_ids) if keep is None else keep
         limit = self._model.info.max_forward_tokens
         was_needed = len(self.token_ids) - self._num_written > limit
         while len(self.token_ids) - self._num_written > limit:
-            self._flush(self._num_written + limit)
+            end = min(self._num_written + limit, keep)
+            if end <= self._num_written:
+                break  # others append meanwhile: the host refuses what is too long
+            self._flush(end)
         return was_needed
 
     def _flush_to(self, end: int) -> None:
@@ -572,6 +715,8 @@ class Context(AsyncCloses, Closes):
 
     def _mask_page(self, index: int) -> None:
         """Tell the host which tokens of a page are hidden."""
+        if not self._pages[index]:
+            return  # it was dropped
         size = self._model.info.kv_page_size
         hidden = [
             slot in self._hidden for slot in range(index * size, (index + 1) * size)
@@ -634,8 +779,8 @@ class Context(AsyncCloses, Closes):
             queue,
             self.token_ids[start:end],
             list(range(start, end)),
-            self._pages,
-            start,
+            held(self._pages),
+            start - self._gap(),
             None,
             outputs,
             self._adapter,
@@ -656,7 +801,15 @@ class Context(AsyncCloses, Closes):
                     self._mask_page(index)
 
     def _pages_for(self, num_slots: int) -> int:
-        return -(-num_slots // self._model.info.kv_page_size)
+        return -(-num_slots // self._page_size)
+
+    @property
+    def _page_size(self) -> int:
+        return self._model.info.kv_page_size
+
+    def _gap(self) -> int:
+        """Return by how much the host's slots are fewer: it knows nothing of dropped pages."""
+        return self._pages.count(0) * self._page_size if self._dropped_to else 0
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -26,12 +26,13 @@ async def gather(branches: Iterable[Awaitable[T]]) -> list[T]:
     Raises:
         ExceptionGroup: Of what they raised.
     """
+    given = list(branches)
     results: dict[int, T] = {}
 
     async def run(index: int, branch: Awaitable[T]) -> None:
         results[index] = await branch
 
     async with open_nursery() as nursery:
-        for index, branch in enumerate(list(branches)):
+        for index, branch in enumerate(given):
             nursery.start_soon(run, index, branch)
     return [results[index] for index in range(len(results))]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from inferlet_py._errors import BadArgumentError, BusyError
+from inferlet_py._errors import BadArgumentError, BusyError, HostError
+from inferlet_py._messages import send
 from inferlet_py._processors import Grammar, Processor
 from inferlet_py._text import StopStrings, TextDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Mapping,
+        Sequence,
+    )
 
-    from inferlet_py._host import ChunkValues, OutputResult, SamplerValues
+    from inferlet_py._host import ChunkValues, Envelope, OutputResult, SamplerValues
     from inferlet_py._models import Model
     from inferlet_py._sampling import Sampler
     from inferlet_py._streams import HostStream
@@ -24,6 +32,7 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationSource",
+    "Relay",
     "StreamOptions",
 ]
 
@@ -66,6 +75,50 @@ class StreamOptions:
     logprobs: bool
 
 
+class Relay:
+    """What goes to the client as it comes.
+
+    Args:
+        fields: Of the JSON objects that carry the text; None for bare text.
+        on_cut: Takes what was relayed until the wait for it was given up.
+
+    Attributes:
+        envelope: Around each piece.
+        has_sent: The host has sent the text of the latest chunk.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, object] | None,
+        on_cut: Callable[[ChunkValues], object],
+    ) -> None:
+        self._on_cut = on_cut
+        self.has_sent = False
+        self.envelope: Envelope | None = None
+        if fields is not None:
+            around = json.dumps({**fields, "text": ""})
+            end = len(around) - len('""}')
+            self.envelope = around[:end], "}"
+
+    def cut(self, stream: HostStream) -> bool:
+        """Take what came until the wait for it was given up; say whether that was anything."""
+        try:
+            values = stream.end_relay()
+        except HostError:
+            return False  # the stream has failed before
+        if values[0]:
+            self._on_cut(values)
+        return bool(values[0])
+
+    async def send(self, text: str) -> None:
+        """Send a piece from here."""
+        if self.envelope is None:
+            await send(text)
+        else:
+            before, after = self.envelope
+            await send(f"{before}{json.dumps(text)}{after}".encode())
+
+
 @dataclass(frozen=True)
 class GenerationSource:
     """The context, as far as a generation needs it.
@@ -77,7 +130,8 @@ class GenerationSource:
         append: Appends tokens.
         open_stream: Lets a stream sample tokens until a stop token or limit. The stream is not
             open any more once somebody else uses the context.
-        read_stream: Waits for what it has sampled; None if another is to be opened.
+        read_stream: Waits for what it has sampled; None if another is to be opened. With a relay
+            it waits for all of it.
         accept: Appends tokens that were read, with the number of slots that are written.
         end_stream: Ends the stream over the context.
         begin_processing: Notes the processor of a generation that goes on.
@@ -89,7 +143,7 @@ class GenerationSource:
     step: Callable[[SamplerValues, int, tuple[str, ...]], Awaitable[OutputResult]]
     append: Callable[[Sequence[int]], None]
     open_stream: Callable[[StreamOptions], HostStream]
-    read_stream: Callable[[HostStream], Awaitable[ChunkValues | None]]
+    read_stream: Callable[[HostStream, Relay | None], Awaitable[ChunkValues | None]]
     accept: Callable[[Sequence[int], int], None]
     end_stream: Callable[[], None]
     begin_processing: Callable[[Processor], None]
@@ -154,6 +208,9 @@ class Generation:
     async def __anext__(self) -> Chunk:
         if self.finish_reason is not None:
             raise StopAsyncIteration
+        return await self._next(None)
+
+    async def _next(self, relay: Relay | None) -> Chunk:
         if len(self.token_ids) >= self._max_tokens:
             self.finish_reason = "length"
             self._leave_processor()
@@ -161,7 +218,7 @@ class Generation:
         if self._constraint is not None and self._processor is None:
             await self._enter_processor(self._constraint)
         while True:
-            chunk = await (self._step() if self._stepwise else self._read())
+            chunk = await (self._step() if self._stepwise else self._read(relay))
             if self._has_finished():
                 self._leave_processor()
                 return chunk
@@ -175,6 +232,27 @@ class Generation:
     async def tokens(self) -> list[int]:
         """Return all the tokens that are still to come."""
         return [token async for chunk in self for token in chunk.token_ids]
+
+    async def send(self, fields: Mapping[str, object] | None = None) -> str:
+        """Send what is still to come to the client, piece by piece as it comes; return it all.
+
+        It does what a loop does that sends the text of each chunk, but the server passes the
+        pieces on without waking the program for each: the tokens are in the context, and in
+        ``token_ids``, once it returns. If it is cancelled, those that came until then are.
+
+        Args:
+            fields: Send bytes, each piece a JSON object with these fields and its ``text``.
+        """
+        texts: list[str] = []
+        relay = Relay(fields, self._receive)
+        while self.finish_reason is None:
+            relay.has_sent = False
+            chunk = await self._next(relay)
+            if chunk.text:
+                texts.append(chunk.text)
+                if not relay.has_sent:
+                    await relay.send(chunk.text)
+        return "".join(texts)
 
     # ---- where tokens come from ------------------------------------------------------------
 
@@ -194,7 +272,7 @@ class Generation:
         top = zip(result.top_ids, map(_log, result.top_probs), strict=True)
         return replace(chunk, top_logprobs=(tuple(top),))
 
-    async def _read(self) -> Chunk:
+    async def _read(self, relay: Relay | None) -> Chunk:
         stream = self._stream
         if stream is None or not stream.is_open:
             if self.token_ids:
@@ -205,9 +283,17 @@ class Generation:
                 # Of a step that was cancelled: another one waits for that.
                 self._decode_here()
                 return await self._step()
-        values = await self._source.read_stream(stream)
+        if self._text is not None:
+            relay = None  # the text is made here
+        values = await self._source.read_stream(stream, relay)
         if values is None:
             return Chunk("", ())
+        if relay is not None:
+            relay.has_sent = True
+        return self._receive(values)
+
+    def _receive(self, values: ChunkValues) -> Chunk:
+        """Take what a stream has sampled into the context."""
         token_ids, text, logprobs, finish, num_written = values
         if finish == "stop-token":
             token_ids = token_ids[:-1]

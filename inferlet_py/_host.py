@@ -16,7 +16,13 @@ from inferlet_py._host_allocate import (
     ExportInfo,
     ExportsHost,
 )
-from inferlet_py._host_decode import DECODE, ChunkValues, DecodeHost, StreamValues
+from inferlet_py._host_decode import (
+    DECODE,
+    ChunkValues,
+    DecodeHost,
+    Envelope,
+    StreamValues,
+)
 from inferlet_py._host_forward import (
     FORWARD,
     INPUT_IMAGE,
@@ -70,6 +76,7 @@ __all__ = [
     "ChatValues",
     "ChildOutcome",
     "ChunkValues",
+    "Envelope",
     "ExportInfo",
     "FilterValues",
     "Host",

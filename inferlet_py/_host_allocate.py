@@ -19,13 +19,13 @@ class AllocateHost(Protocol):
     def alloc_kvpage(self, queue: int, pages: list[int]) -> None: ...
     def dealloc_kvpage(self, queue: int, pages: list[int]) -> None: ...
     def fork_kvpage(
-        self, queue: int, sources: list[int], targets: list[int]
+        self, queue: int, source_pages: list[int], target_pages: list[int]
     ) -> None: ...
     def copy_kvpage(
         self,
         queue: int,
-        source: int,
-        target: int,
+        source_page: int,
+        target_page: int,
         source_offset: int,
         target_offset: int,
         count: int,

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from inferlet_py._binding import Adapters
     from inferlet_py._host_forward import SamplerValues
 
-__all__ = ["DECODE", "ChunkValues", "DecodeHost", "StreamValues"]
+__all__ = ["DECODE", "ChunkValues", "DecodeHost", "Envelope", "StreamValues"]
 
 ChunkValues = tuple[list[int], str, list[float], str | None, int]
 """Tokens, text, log-probabilities, finish reason, written slots: the WIT record ``chunk``."""
+
+Envelope = tuple[str, str]
+"""What stands before and after a piece of text: the WIT record ``envelope``."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class DecodeHost(Protocol):
     def start_stream(self, queue: int, handle: int, request: StreamValues) -> None: ...
     def read_stream(self, handle: int) -> int: ...
     def take_chunk(self, ticket: int) -> ChunkValues: ...
+    def relay_stream(self, handle: int, envelope: Envelope | None) -> int: ...
+    def end_relay(self, handle: int) -> ChunkValues: ...
     def stop_stream(self, handle: int) -> None: ...
     def fork_stream(
         self, source: int, target: int, pages: list[int], sampler: SamplerValues
@@ -66,10 +71,15 @@ def _adapt(decode: Any) -> Adapters:
         decode.start_stream(queue, handle, made)
 
     def take_chunk(ticket: int) -> ChunkValues:
-        chunk = decode.take_chunk(ticket)
-        finish = chunk.finish
-        reason = None if finish is None else finish.name.lower().replace("_", "-")
-        return chunk.tokens, chunk.text, chunk.logprobs, reason, chunk.num_written
+        return _read(decode.take_chunk(ticket))
+
+    def relay_stream(handle: int, envelope: Envelope | None) -> int:
+        made = None if envelope is None else decode.Envelope(*envelope)
+        ticket: int = decode.relay_stream(handle, made)
+        return ticket
+
+    def end_relay(handle: int) -> ChunkValues:
+        return _read(decode.end_relay(handle))
 
     def fork_stream(
         source: int, target: int, pages: list[int], sampler: SamplerValues
@@ -81,8 +91,16 @@ def _adapt(decode: Any) -> Adapters:
     return {
         "start_stream": start_stream,
         "take_chunk": take_chunk,
+        "relay_stream": relay_stream,
+        "end_relay": end_relay,
         "fork_stream": fork_stream,
     }
+
+
+def _read(chunk: Any) -> ChunkValues:
+    finish = chunk.finish
+    reason = None if finish is None else finish.name.lower().replace("_", "-")
+    return chunk.tokens, chunk.text, chunk.logprobs, reason, chunk.num_written
 
 
 DECODE = HostInterface("decode", DecodeHost, _adapt)

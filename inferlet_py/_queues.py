@@ -8,13 +8,13 @@ on the same calls and keeps all of this by itself.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from inferlet_py._checks import check_int, check_tokens
 from inferlet_py._closing import Closes
 from inferlet_py._distribution import Distribution
-from inferlet_py._errors import BadArgumentError
+from inferlet_py._errors import BadArgumentError, HostError
 from inferlet_py._host import ExportInfo, OutputValues, get_host
 from inferlet_py._models import Model, get_model
 from inferlet_py._tasks import wait_to_take
@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from inferlet_py._processors import Processor
     from inferlet_py._sampling import Sampler
 
-__all__ = ["Command", "Embed", "KvPage", "Output", "Outputs", "Queue"]
+__all__ = [
+    "Command",
+    "Embed",
+    "KvPage",
+    "Output",
+    "Outputs",
+    "Queue",
+    "check_rows",
+    "move_rows",
+    "take_outputs",
+]
 
 T = TypeVar("T")
 U32 = 2**32 - 1
@@ -40,9 +50,16 @@ class Command(Generic[T]):
     One that is never awaited runs all the same, and its result is dropped.
     """
 
-    def __init__(self, ticket: int, take: Callable[[int], T]) -> None:
+    def __init__(
+        self,
+        ticket: int,
+        take: Callable[[int], T],
+        queue: int,
+        pages: Sequence[KvPage] = (),
+    ) -> None:
         self._ticket: int | None = ticket
         self._take = take
+        self._queue, self._pages = queue, pages
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._wait().__await__()
@@ -67,7 +84,11 @@ class Command(Generic[T]):
                 "a command is awaited once, and not after it was cancelled"
             )
         await wait_to_take(ticket)
-        return self._take(ticket)
+        try:
+            return self._take(ticket)
+        except HostError as error:
+            error.queue, error.pages = self._queue, tuple(_numbers(self._pages))
+            raise
 
 
 class KvPage(Closes):
@@ -204,7 +225,7 @@ class Queue(Closes):
     def synchronize(self) -> Command[None]:
         """Await it until all commands that were enqueued before it have finished."""
         host = get_host()
-        return Command(host.synchronize(self.number), host.finish)
+        return Command(host.synchronize(self.number), host.finish, self.number)
 
     def set_priority(self, priority: Priority) -> None:
         """Set the priority of the commands that are enqueued from now on.
@@ -288,7 +309,7 @@ class Queue(Closes):
             target_offset,
             count,
         )
-        return Command(ticket, host.finish)
+        return Command(ticket, host.finish, self.number, [source, target])
 
     def alloc_embs(self, count: int) -> list[Embed]:
         """Return new embeds; nothing is in them."""
@@ -322,7 +343,7 @@ class Queue(Closes):
         """Put an image (PNG or JPEG) into embeds (trait ``input-image``)."""
         host = get_host()
         ticket = host.embed_img(self.number, image, position, _numbers(embeds))
-        return Command(ticket, host.finish)
+        return Command(ticket, host.finish, self.number)
 
     def forward(
         self,
@@ -357,7 +378,7 @@ class Queue(Closes):
         def take(ticket: int) -> None:
             host.take_forward(ticket)
 
-        return Command(ticket, take)
+        return Command(ticket, take, self.number, [*ikv, *okv])
 
     def forward_text(
         self,
@@ -396,7 +417,7 @@ class Queue(Closes):
             wanted,
             adapter,
         )
-        return _outputs(ticket, wanted)
+        return _outputs(ticket, wanted, self.number, pages)
 
     def get_all_adapters(self) -> list[str]:
         """Return the names of the model's adapters (trait ``adapters``)."""
@@ -415,7 +436,9 @@ class Queue(Closes):
         """Return the ``k`` most likely next tokens after an embed that a forward wrote."""
         check_int("k", k, U32)
         ticket = get_host().get_next_dist(self.number, embed.number, k)
-        return Command(ticket, lambda ticket: _take_outputs(ticket, [1])[0].dists[0])
+        return Command(
+            ticket, lambda ticket: take_outputs(ticket, [1])[0].dists[0], self.number
+        )
 
     def project(
         self, embeds: Sequence[Embed], outputs: Sequence[Output]
@@ -423,7 +446,7 @@ class Queue(Closes):
         """Return outputs of embeds that forwards wrote; their rows count ``embeds``."""
         wanted = [output.values(len(embeds)) for output in outputs]
         ticket = get_host().project(self.number, _numbers(embeds), wanted)
-        return _outputs(ticket, wanted)
+        return _outputs(ticket, wanted, self.number)
 
     # ---- exports ---------------------------------------------------------------------
 
@@ -511,12 +534,43 @@ def _run_lengths(row: Sequence[bool]) -> list[int]:
     return runs
 
 
-def _outputs(ticket: int, wanted: Sequence[OutputValues]) -> Command[list[Outputs]]:
+def check_rows(
+    wanted: Sequence[OutputValues], num_tokens: int, max_tokens: int
+) -> None:
+    """Raise unless a forward of the last ``max_tokens`` tokens has all rows.
+
+    Raises:
+        BadArgumentError: There is no such row, or it comes too long before the end.
+    """
+    for row in [row for values in wanted for row in values.rows]:
+        if row >= num_tokens:
+            raise BadArgumentError(f"there is no row {row} of {num_tokens} tokens")
+        if row < num_tokens - max_tokens:
+            raise BadArgumentError(
+                f"row {row} of {num_tokens} tokens is not among the last {max_tokens}, which "
+                "one forward takes: forward them in several parts"
+            )
+
+
+def move_rows(wanted: Sequence[OutputValues], shift: int) -> list[OutputValues]:
+    """Return outputs whose rows stand further on in what is forwarded."""
+    return [
+        replace(values, rows=[row + shift for row in values.rows]) for values in wanted
+    ]
+
+
+def _outputs(
+    ticket: int,
+    wanted: Sequence[OutputValues],
+    queue: int,
+    pages: Sequence[KvPage] = (),
+) -> Command[list[Outputs]]:
     num_rows = [len(values.rows) for values in wanted]
-    return Command(ticket, lambda ticket: _take_outputs(ticket, num_rows))
+    return Command(ticket, lambda ticket: take_outputs(ticket, num_rows), queue, pages)
 
 
-def _take_outputs(ticket: int, num_rows: Sequence[int]) -> list[Outputs]:
+def take_outputs(ticket: int, num_rows: Sequence[int]) -> list[Outputs]:
+    """Return the outputs of a ready forward, each with so many rows."""
     results = get_host().take_forward(ticket)
     return [_read(result, n) for result, n in zip(results, num_rows, strict=True)]
 

@@ -30,22 +30,46 @@ SOURCE = '''
 """A program that touches what most programs do."""
 
 import json
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-from inferlet_py import Context, TopP, inferlet, move_on_after, open_nursery, send
+from inferlet_py import (
+    Context, Sampler, TopP, inferlet, move_on_after, open_nursery, send
+)
+
+
+@dataclass
+class Plain:
+    name: str
+    numbers: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """With a text of its own, so that nobody has to write one."""
+
+    name: str | None
+    numbers: dict[str, float]
+
+
+class Pair(NamedTuple):
+    first: int
+    second: str = ""
 
 
 @inferlet
 async def main(
     prompt: str = "Once", count: int = 2, heat: float = 0.5, kind: Literal["a", "b"] = "a",
-    words: list[str] | None = None,
+    words: list[str] | None = None, choices: Sequence[str | list[int]] = (),
+    bias: Mapping[str, float] | None = None, others: dict[str, Any] | None = None,
 ) -> dict[str, object]:
     """Rehearse.
 
     Args:
         prompt: A text.
     """
-    results = []
+    results = [str(Plain("a") == Plain("b")), repr(Frozen("a", {})), Pair(1).second]
     async with Context() as root:
         await root.fill(prompt)
 
@@ -53,6 +77,9 @@ async def main(
             async with root.fork() as ctx:
                 async for chunk in ctx.generate(max_tokens=4, sampler=TopP(0.9)):
                     await send(chunk.text)
+                sampler = Sampler(temperature=heat, top_p=0.9, seed=1)
+                generation = ctx.generate(max_tokens=2, sampler=sampler, stop=["."])
+                await generation.send({"branch": 1})
                 results.append(ctx.text())
 
         async with open_nursery() as nursery:
@@ -61,6 +88,7 @@ async def main(
         with move_on_after(1):
             await root.forward(top=2)
         root.truncate(1)
+    await send(json.dumps({"count": count}).encode())
     return json.loads(json.dumps({"results": results}))
 '''
 
@@ -73,12 +101,18 @@ class _RehearsalHost:
         self._chunks = itertools.count(1)
 
     def get_arguments(self) -> str:
-        return '{"prompt": "Once upon", "count": 2, "heat": 1, "kind": "b", "words": ["x"]}'
+        return (
+            '{"prompt": "Once upon", "count": 2, "heat": 1, "kind": "b", "words": ["x"], '
+            '"choices": ["x", [1]], "bias": {"1": 1}, "others": {}}'
+        )
 
     def now(self) -> float:
         return 0.0
 
     def send(self, _text: str) -> None:
+        return None
+
+    def send_bytes(self, _data: bytes) -> None:
         return None
 
     def wait(self, tickets: Sequence[int], _deadline: float | None) -> Sequence[int]:
@@ -97,6 +131,9 @@ class _RehearsalHost:
         self._chunks = itertools.count(4)
 
     def read_stream(self, _stream: int) -> int:
+        return next(self._tickets)
+
+    def relay_stream(self, _stream: int, _envelope: object) -> int:
         return next(self._tickets)
 
     def take_chunk(self, _ticket: int) -> tuple[list[int], str, list[float], None, int]:

@@ -6,14 +6,22 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from inferlet_py._checks import check_int, check_real
+from inferlet_py._checks import check_int, check_real, show
 from inferlet_py._errors import BadArgumentError
 
 if TYPE_CHECKING:
     from inferlet_py._host import FilterValues, SamplerValues
     from inferlet_py._processors import Processor
 
-__all__ = ["Greedy", "MinP", "Multinomial", "Sampler", "TopK", "TopP"]
+__all__ = [
+    "Greedy",
+    "MinP",
+    "Multinomial",
+    "Sampler",
+    "TopK",
+    "TopP",
+    "check_sampler",
+]
 
 SEED_BITS = 64
 MAX_TEMPERATURE = 1e6
@@ -101,6 +109,19 @@ class Sampler:
             self.xtc_threshold,
             self.xtc_probability,
         )
+
+
+def check_sampler(sampler: object) -> Sampler:
+    """Return a sampler.
+
+    Raises:
+        BadArgumentError: It is none, as ``Greedy`` without its parentheses.
+    """
+    if isinstance(sampler, Sampler):
+        return sampler
+    raise BadArgumentError(
+        f"a sampler is made by a call, as Greedy() or TopP(0.9), got {show(sampler)}"
+    )
 
 
 def Greedy() -> Sampler:  # noqa: N802  # reads as the kind of sampler that it makes

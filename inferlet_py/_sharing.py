@@ -31,7 +31,11 @@ PREFIX = "prefix/"
 
 
 def pack_tokens(
-    token_ids: Sequence[int], num_written: int, hidden: Iterable[int], adapter: str
+    token_ids: Sequence[int],
+    num_written: int,
+    hidden: Iterable[int],
+    adapter: str,
+    dropped: Sequence[int] = (),
 ) -> bytes:
     """Return the metadata of an exported context."""
     found: dict[str, object] = {
@@ -41,13 +45,18 @@ def pack_tokens(
     }
     if adapter:
         found["adapter"] = adapter
+    if dropped:
+        found["dropped"] = list(dropped)
     return json.dumps(found).encode()
 
 
-def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int], str]:
+def unpack_tokens(
+    name: str, metadata: bytes
+) -> tuple[list[int], int, list[int], str, list[int]]:
     """Return the tokens of an exported context and how many its pages hold.
 
-    After these come the hidden ones, and the adapter that the pages were computed with.
+    After these come the hidden ones, the adapter that the pages were computed with, and where
+    in their order pages were dropped, ascending.
 
     Raises:
         BadArgumentError: The export is no context.
@@ -58,7 +67,9 @@ def unpack_tokens(name: str, metadata: bytes) -> tuple[list[int], int, list[int]
             list(map(int, found["tokens"])),
             list(map(int, found["hidden"])),
         )
-        return tokens, int(found["written"]), hidden, str(found.get("adapter", ""))
+        dropped = list(map(int, found.get("dropped", ())))
+        adapter = str(found.get("adapter", ""))
+        return tokens, int(found["written"]), hidden, adapter, dropped
     except (ValueError, TypeError, KeyError):
         raise BadArgumentError(
             f"the export {name!r} holds pages, but no context: export it with "

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inferlet_py._generation import StreamOptions
-    from inferlet_py._host import ChunkValues
+    from inferlet_py._host import ChunkValues, Envelope
     from inferlet_py._models import Model
 
 __all__ = ["HostStream"]
@@ -33,6 +33,7 @@ class HostStream:
         pages: Of the context, with those that the stream will write.
         options: When it ends.
         adapter: Of the context.
+        gap: By how much the host's slots are fewer, since pages were dropped.
 
     Attributes:
         is_open: It was not closed.
@@ -46,13 +47,14 @@ class HostStream:
         pages: list[int],
         options: StreamOptions,
         adapter: str = "",
+        gap: int = 0,
     ) -> None:
         self._number = next(_numbers)
         request = StreamValues(
             list(tokens),
             list(range(start, start + len(tokens))),
             pages,
-            start,
+            start - gap,
             options.sampler,
             options.max_tokens,
             options.stop_tokens,
@@ -70,6 +72,20 @@ class HostStream:
         ticket = host.read_stream(self._number)
         await wait_to_take(ticket)
         return host.take_chunk(ticket)
+
+    async def relay(self, envelope: Envelope | None) -> ChunkValues:
+        """Let the host send the text to the client; return all there was at the end.
+
+        If this is cancelled, :meth:`end_relay` returns what there was until then.
+        """
+        host = get_host()
+        ticket = host.relay_stream(self._number, envelope)
+        await wait_to_take(ticket)
+        return host.take_chunk(ticket)
+
+    def end_relay(self) -> ChunkValues:
+        """Return what was relayed up to now, and let the stream go on without a reader."""
+        return get_host().end_relay(self._number)
 
     def close(self) -> None:
         """End it; once."""

@@ -18,5 +18,4 @@ async def main(
         await ctx.fill(prompt)
         await send(prompt)
         sampler = Sampler(temperature=temperature)
-        async for chunk in ctx.generate(max_tokens=max_tokens, sampler=sampler):
-            await send(chunk.text)
+        await ctx.generate(max_tokens=max_tokens, sampler=sampler).send()

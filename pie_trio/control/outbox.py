@@ -44,10 +44,23 @@ class Outbox:
         self._next_late = 0
         self._is_closed = False
         self._changed = trio.Event()
+        self._pass_on: Callable[[Message], bool] = lambda _: False
+
+    def pass_on(self, call: Callable[[Message], bool]) -> None:
+        """Offer each message to ``call`` first, unless others wait.
+
+        It says whether it has taken the message. That saves a task between a program and whoever
+        keeps what it says.
+        """
+        self._pass_on = call
 
     def put(self, message: Message) -> bool:
         """Append a message if there is room for it, and say so."""
-        if self._late or not self._has_room(message):
+        if self._late:
+            return False
+        if not self._messages and self._pass_on(message):
+            return True
+        if not self._has_room(message):
             return False
         self._append(message)
         self._changed.set()

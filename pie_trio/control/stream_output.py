@@ -78,6 +78,17 @@ class StreamOutput:
         )
 
     @property
+    def has_failed(self) -> bool:
+        """Nothing but an error is left to read."""
+        is_empty = not self._tokens and not self._pieces
+        return self._failure is not None and is_empty
+
+    @property
+    def num_left(self) -> int:
+        """Most tokens that may still come."""
+        return self._limit - self.num_tokens
+
+    @property
     def is_full(self) -> bool:
         """Nothing more is to be sampled before something was read."""
         return len(self._tokens) >= self._max_unread
@@ -124,9 +135,9 @@ class StreamOutput:
         Raises:
             Exception: There is nothing more, because the stream has failed.
         """
-        is_empty = not self._tokens and not self._pieces
-        if self._failure is not None and is_empty:
+        if self.has_failed:
             failure, self._failure = self._failure, None
+            assert failure is not None, "it has failed"
             self.has_ended = True
             raise failure
         unread = Unread(

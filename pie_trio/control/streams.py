@@ -171,6 +171,16 @@ class DecodeStream(Command):
         """It was read to its end: there will be nothing any more."""
         return self._output.has_ended
 
+    @property
+    def has_failed(self) -> bool:
+        """Nothing but an error is left to read."""
+        return self._output.has_failed
+
+    @property
+    def num_left(self) -> int:
+        """Most tokens that it still samples."""
+        return self._output.num_left
+
     def when_readable(self, call: Callable[[], object]) -> None:
         """Call once there is something to read; at once if there is."""
         if self._output.is_readable:

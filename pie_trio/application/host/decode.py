@@ -13,6 +13,7 @@ from pie_trio.application.host.forward import (
 from pie_trio.application.host.in_flight import Held, check_room, request_bytes
 from pie_trio.application.host.interface import HANDLES, fallible, interface, waiting
 from pie_trio.application.host.processors import resolve_processor
+from pie_trio.application.host.relay import Relay
 from pie_trio.application.host.traits import check_trait
 from pie_trio.application.wasm.values import (
     BOOL,
@@ -37,6 +38,7 @@ from pie_trio.errors import BadArgumentError, CancelledError, LimitError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pie_trio.application.host.relay import Envelope
     from pie_trio.application.host.session import Session
     from pie_trio.application.waiting import Waiting
     from pie_trio.control.queues import CommandQueue
@@ -79,6 +81,8 @@ CHUNK = Record(
     num_written=U32,
 )
 
+ENVELOPE = Record(before=STRING, after=STRING)
+
 
 class Decoding:
     """A session's streams.
@@ -86,6 +90,8 @@ class Decoding:
     Attributes:
         streams: By the number that the guest chose, with the queue of each.
         awaited: Those of which there is a ticket for what there is to read.
+        relays: Those whose text goes to the client, with the ticket, what sends it and what
+            that keeps.
     """
 
     def __init__(self, *, max_streams: int) -> None:
@@ -93,12 +99,24 @@ class Decoding:
             HandleTable("decode stream", max_handles=max_streams)
         )
         self.awaited: set[DecodeStream] = set()
+        self.relays: dict[DecodeStream, tuple[int, Relay, Held]] = {}
 
     def close(self) -> None:
         """End all streams; their commands finish after the step that is running."""
         for stream, _, held in self.streams.clear():
             stream.forget_reader()
             stream.withdraw()
+            held.let_go()
+            self.forget_relay(stream)
+
+    def has_relay(self, stream: DecodeStream, relay: Relay) -> bool:
+        """Say whether this is what relays a stream, or has last."""
+        return stream in self.relays and self.relays[stream][1] is relay
+
+    def forget_relay(self, stream: DecodeStream) -> None:
+        """Forget what a relay has read of a stream, if there is one."""
+        if stream in self.relays:
+            *_, held = self.relays.pop(stream)
             held.let_go()
 
 
@@ -130,16 +148,8 @@ def start_decode_stream(
 
 def read_stream(session: Session, handle: int) -> int:
     """Return a ticket for what a stream has to read next."""
-    stream, *_ = session.decoding.streams.get(handle)
-    if stream.has_ended:
-        raise BadArgumentError(f"decode stream {handle} was read to its end: close it")
-    awaited = session.decoding.awaited
-    if stream in awaited:
-        raise BadArgumentError(
-            f"there is a ticket already for what decode stream {handle} has to read next: "
-            "take or cancel it"
-        )
-    tickets = session.tickets
+    stream = check_readable(session, handle)
+    awaited, tickets = session.decoding.awaited, session.tickets
     tickets.check_room()
     awaited.add(stream)
     # Until it is taken: a second one would find nothing after the first.
@@ -156,21 +166,93 @@ def take_chunk(session: Session, ticket: int) -> tuple[Any, ...] | Waiting:
     """Wait until there is something to read, close the ticket, and return it."""
 
     def take(ticket: int) -> tuple[Any, ...]:
-        if not isinstance(session.tickets.peek(ticket), DecodeStream | Exception):
+        if not isinstance(
+            session.tickets.peek(ticket), DecodeStream | Relay | Exception
+        ):
             raise BadArgumentError(
                 f"ticket {ticket} is not a decode stream's: finish it instead"
             )
-        stream: DecodeStream = session.tickets.take(ticket)
-        unread = stream.take()
-        return (
-            unread.token_ids,
-            unread.text,
-            unread.logprobs,
-            unread.finish,
-            stream.num_written,
-        )
+        reader: DecodeStream | Relay = session.tickets.take(ticket)
+        if isinstance(reader, Relay) and session.decoding.has_relay(
+            reader.stream, reader
+        ):
+            session.decoding.forget_relay(reader.stream)
+        return lower_chunk(reader)
 
     return session.when_ready(ticket, take)
+
+
+def relay_stream(session: Session, handle: int, envelope: Envelope | None) -> int:
+    """Send the text of a stream to the client; return a ticket for the end of that."""
+    stream = check_readable(session, handle)
+    decoding, tickets = session.decoding, session.tickets
+    num_bytes = UNREAD_BYTES * stream.num_left + sum(map(len, envelope or ()))
+    check_room(session, num_bytes)
+    tickets.check_room()
+    held = Held(session.in_flight, num_bytes, 1)
+
+    def close() -> None:
+        relay.end()
+        if decoding.has_relay(stream, relay):
+            decoding.awaited.discard(stream)
+
+    # What it has read stays until it was asked for: who is cancelled has no ticket any more.
+    ticket = tickets.open(on_close=close)
+    relay = Relay(
+        stream,
+        session.outbox,
+        envelope,
+        lambda outcome: tickets.complete(ticket, outcome, stream),
+    )
+    decoding.awaited.add(stream)
+    decoding.relays[stream] = ticket, relay, held
+    relay.start()
+    return ticket
+
+
+def end_relay(session: Session, handle: int) -> tuple[Any, ...]:
+    """End a relay and return what it has read; whoever waits for it gets nothing."""
+    decoding = session.decoding
+    stream, *_ = decoding.streams.get(handle)
+    if stream not in decoding.relays:
+        raise BadArgumentError(f"nothing relays decode stream {handle}: read it")
+    ticket, relay, _ = decoding.relays[stream]
+    relay.end()
+    chunk = lower_chunk(relay)
+    decoding.awaited.discard(stream)
+    decoding.forget_relay(stream)
+    session.tickets.complete(ticket, relay, stream)
+    return chunk
+
+
+def check_readable(session: Session, handle: int) -> DecodeStream:
+    """Return a stream that somebody may begin to read.
+
+    Raises:
+        InferletError: There is none, it was read to its end, or somebody reads it.
+    """
+    stream, *_ = session.decoding.streams.get(handle)
+    if stream.has_ended:
+        raise BadArgumentError(f"decode stream {handle} was read to its end: close it")
+    if stream in session.decoding.awaited:
+        raise BadArgumentError(
+            f"there is a ticket already for what decode stream {handle} has to read next: "
+            "take or cancel it"
+        )
+    session.decoding.forget_relay(stream)
+    return stream
+
+
+def lower_chunk(reader: DecodeStream | Relay) -> tuple[Any, ...]:
+    """Return what there is to read, as a program gets it."""
+    unread = reader.take()
+    return (
+        unread.token_ids,
+        unread.text,
+        unread.logprobs,
+        unread.finish,
+        reader.num_written,
+    )
 
 
 def stop_stream(session: Session, handle: int) -> None:
@@ -236,6 +318,7 @@ def close_stream(session: Session, handle: int) -> None:
     stream, _, held = session.decoding.streams.remove(handle)
     stream.close(CancelledError("the stream was closed"))
     held.let_go()
+    session.decoding.forget_relay(stream)
 
 
 def _read_request(
@@ -361,6 +444,8 @@ INTERFACE = interface(
         "start-stream": fallible(start_decode_stream, Unit(), U32, U32, STREAM_REQUEST),
         "read-stream": fallible(read_stream, U32, U32),
         "take-chunk": waiting(take_chunk, CHUNK, U32),
+        "relay-stream": fallible(relay_stream, U32, U32, Option(ENVELOPE)),
+        "end-relay": fallible(end_relay, CHUNK, U32),
         "stop-stream": fallible(stop_stream, Unit(), U32),
         "fork-stream": fallible(fork_stream, U32, U32, U32, HANDLES, SAMPLER),
         "close-stream": fallible(close_stream, Unit(), U32),
@@ -369,5 +454,6 @@ INTERFACE = interface(
         "stream-request": STREAM_REQUEST,
         "finish-reason": FINISH_REASON,
         "chunk": CHUNK,
+        "envelope": ENVELOPE,
     },
 )

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
+from pie_trio.application.host.relay import make_message
 from pie_trio.application.recording.files import RecordingError, read
 from pie_trio.application.recording.recorder import kind_of
 from pie_trio.application.recording.taps import RANDOM, SYSTEM_CALLS
@@ -17,6 +18,8 @@ from pie_trio.errors import GuestFailedError, PieError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from pie_trio.application.host.relay import Envelope
 
 __all__ = ["DivergedError", "Player", "RecordingEndedError"]
 
@@ -82,6 +85,7 @@ class Player:
         self.num_calls = 0
         self.stopped: DivergedError | RecordingEndedError | None = None
         self._num_after = 0
+        self._relays = _Relays()
 
     def is_for(self, host: Any) -> bool:
         """Say whether it is the program's host: its code is compiled by another guest."""
@@ -175,7 +179,10 @@ class Player:
         elif name == "runtime.log":
             level, text, fields = arguments
             self.host.log.write(level, f"{text} {fields}" if fields else text)
-        return self._decode(answers[0])
+        answer = self._decode(answers[0])
+        if not isinstance(answer, Exception):
+            self.messages += self._relays.take(name, arguments, answer)
+        return answer
 
     def _take_system(self, name: str, arguments: Sequence[Any]) -> Any:
         answers = self._system[name]
@@ -219,6 +226,31 @@ class Player:
 
     def _damaged(self) -> RecordingError:
         return RecordingError(f"{self._path} has a line that is none: record it again")
+
+
+class _Relays:
+    """What the host itself has sent for a program, at the call that told it of that."""
+
+    def __init__(self) -> None:
+        self._by_ticket: dict[int, Envelope | None] = {}
+        self._tickets: dict[int, int] = {}
+
+    def take(
+        self, name: str, arguments: Sequence[Any], answer: Any
+    ) -> list[str | bytes]:
+        """Take note of a call; return what was sent, in one message."""
+        if name == "decode.relay-stream":
+            stream, envelope = arguments
+            self._by_ticket[answer], self._tickets[stream] = envelope, answer
+            return []
+        if name not in ("decode.take-chunk", "decode.end-relay"):
+            return []
+        (number,) = arguments
+        ticket = self._tickets.get(number) if name == "decode.end-relay" else number
+        if ticket not in self._by_ticket:
+            return []
+        envelope, text = self._by_ticket.pop(ticket), answer[1]
+        return [make_message(text, envelope)] if text else []
 
 
 def _answer(value: Any) -> Any:

@@ -200,6 +200,7 @@ class RunningInstance:
         """Make events of its messages until there are no more."""
         assert self._session is not None, "it runs"
         outbox = self._session.outbox
+        outbox.pass_on(self._take_message)
         while True:
             await self.events.wait_room()
             messages = await outbox.take()
@@ -233,6 +234,14 @@ class RunningInstance:
         self.events.close()
         self._session = None  # what it holds on to can go
         self._ended.set()
+
+    def _take_message(self, message: Message) -> bool:
+        """Make an event of a message at once if there is room for it."""
+        if self.events.is_full:
+            return False
+        self._note_told()
+        self.events.append("message", message)
+        return True
 
     def _note_told(self) -> None:
         if self.first_event_clock is None:

@@ -175,11 +175,13 @@ class Choice:
                 top_logprobs=wanted.top_logprobs,
                 processor=processor,
             )
+            if self._parser is None and not wanted.logprobs:
+                await generation.send({"choice": self._index})
             async for chunk in generation:
-                self.num_tokens += len(chunk.token_ids)
                 await self._tell(chunk)
                 if self._num_calls and not wanted.has_many_calls:
                     break
+            self.num_tokens = len(generation.token_ids)
             reason = generation.finish_reason
             if self._parser is not None and not (
                 self._num_calls and not wanted.has_many_calls

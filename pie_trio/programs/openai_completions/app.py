@@ -195,8 +195,10 @@ async def _choose(
             top_logprobs=wanted.logprobs or 0,
             processor=processor,
         )
+        if wanted.logprobs is None:
+            await generation.send({"choice": index})
         async for chunk in generation:
-            if wanted.logprobs is not None and chunk.token_ids:
+            if chunk.token_ids:
                 top = chunk.top_logprobs or [()] * len(chunk.token_ids)
                 tokens = zip(chunk.token_ids, chunk.logprobs or (), top, strict=True)
                 await _emit(choice=index, tokens=list(tokens))

@@ -4,6 +4,11 @@ A program of yours that is deployed as ``openai_embeddings`` takes its place. Th
 states behind the last layer, their mean or the last one, and scales that to length 1.
 """
 
+# /// pie
+# grants.logits = true
+# grants.spawn = false
+# ///
+
 import json
 import math
 from collections.abc import Sequence

@@ -54,6 +54,11 @@ def begin_stream(client: Client) -> Any:
     return client.session.read_stream(1)
 
 
+def begin_relay(client: Client) -> Any:
+    start(client)
+    return client.session.relay_stream(1, None)
+
+
 def begin_fork(client: Client) -> Any:
     start(client)
     return client.session.fork_stream(1, 2, list(range(20, 28)), GREEDY)
@@ -67,6 +72,7 @@ CALLS: dict[str, tuple[Begin, str]] = {
     "copy": (begin_copy, "finish"),
     "synchronize": (begin_synchronize, "finish"),
     "read-stream": (begin_stream, "take_chunk"),
+    "relay-stream": (begin_relay, "take_chunk"),
     "fork-stream": (begin_fork, "finish"),
     "suspend": (lambda c: c.session.suspend_pages(), "finish"),
     "memory-pressure": (lambda c: c.session.memory_pressure(), "finish"),
