@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inferlet_py import inferlet
 from tests.inferlet_py.scripted_host import ScriptedHost, connected
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def run_inferlet(function: Any) -> ScriptedHost:
@@ -18,7 +21,12 @@ def run_inferlet(function: Any) -> ScriptedHost:
     return host  # type: ignore[no-any-return]
 
 
-def test_records_have_their_level_and_the_name_of_their_logger() -> None:
+def test_records_have_their_level_and_the_name_of_their_logger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The handlers of pytest would keep a text that cannot be passed on between processes.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
     async def main() -> None:
         logging.getLogger("app").debug("not shown")
         logging.getLogger("app").info("count %d", 3)
