@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pie_trio.control.detokenize import TokenTexts
     from pie_trio.errors import PieError
 
-__all__ = ["Answer", "encode_event"]
+__all__ = ["Answer", "EventHead", "encode_event"]
 
 
 def encode_event(value: Mapping[str, Any], kind: str = "") -> bytes:
@@ -26,6 +26,21 @@ def encode_event(value: Mapping[str, Any], kind: str = "") -> bytes:
     head = f"event: {kind}\n" if kind else ""
     data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return f"{head}data: {data}\n\n".encode("utf-8", "replace")
+
+
+class EventHead:
+    """The fields that all events of a stream begin with, encoded once.
+
+    Args:
+        fields: By name; at least one.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._start = encode_event(fields)[: -len(b"}\n\n")]
+
+    def encode(self, rest: Mapping[str, Any]) -> bytes:
+        """Return an event with these fields and others after them, of which there are some."""
+        return b"%b,%b" % (self._start, encode_event(rest)[len(b"data: {") :])
 
 
 class Answer(ABC):

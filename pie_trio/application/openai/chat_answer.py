@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
 from pie_trio.application.openai.answer import (
     Answer,
-    encode_event,
+    EventHead,
     tool_call_fields,
     usage_fields,
 )
@@ -48,7 +49,7 @@ class ChatAnswer(Answer):
         """Return the last chunks."""
         if self.asked.has_usage:
             fields: dict[str, Any] = {"choices": [], "usage": usage_fields(usage)}
-            yield encode_event({**self._head("chat.completion.chunk"), **fields})
+            yield self._chunk_head.encode(fields)
         yield DONE
 
     def document(self, usage: Usage) -> Mapping[str, Any]:
@@ -94,8 +95,11 @@ class ChatAnswer(Answer):
             "finish_reason": finish,
         }
         usage = {"usage": None} if self.asked.has_usage else {}
-        head = self._head("chat.completion.chunk")
-        return encode_event({**head, "choices": [choice], **usage})
+        return self._chunk_head.encode({"choices": [choice], **usage})
+
+    @cached_property
+    def _chunk_head(self) -> EventHead:
+        return EventHead(self._head("chat.completion.chunk"))
 
     def _message(self, choice: ChoiceSoFar) -> dict[str, Any]:
         text = choice.text

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import math
 from array import array
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
-from pie_trio.application.openai.answer import Answer, encode_event, usage_fields
+from pie_trio.application.openai.answer import Answer, EventHead, usage_fields
 from pie_trio.application.openai.chat_answer import DONE
 from pie_trio.application.openai.choices import token_text
 from pie_trio.application.openai.failures import OpenAIError
@@ -42,13 +43,13 @@ class CompletionAnswer(Answer):
             "finish_reason": choice.finish,
         }
         usage = {"usage": None} if self.asked.has_usage else {}
-        yield encode_event({**self._head(), "choices": [told], **usage})
+        yield self._event_head.encode({"choices": [told], **usage})
 
     def end(self, usage: Usage) -> Iterable[bytes]:
         """Return the last chunks."""
         if self.asked.has_usage:
             fields: dict[str, Any] = {"choices": [], "usage": usage_fields(usage)}
-            yield encode_event({**self._head(), **fields})
+            yield self._event_head.encode(fields)
         yield DONE
 
     def document(self, usage: Usage) -> Mapping[str, Any]:
@@ -87,6 +88,10 @@ class CompletionAnswer(Answer):
             ],
             "text_offset": offsets[here],
         }
+
+    @cached_property
+    def _event_head(self) -> EventHead:
+        return EventHead(self._head())
 
     def _head(self) -> dict[str, Any]:
         return {
