@@ -6,9 +6,8 @@ implementation, and each signature is written once.
 
 from __future__ import annotations
 
-import atexit
 from contextlib import ExitStack, contextmanager
-from functools import partial, update_wrapper, wraps
+from functools import update_wrapper, wraps
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -19,18 +18,14 @@ from typing import (
     TypeVar,
 )
 
-from anyio.from_thread import start_blocking_portal
-
 from pie_trio.client.client import Client
 from pie_trio.client.instances import Instance, Run
+from pie_trio.client.loop_thread import LoopThread
 from pie_trio.client.session import Session
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
-
-    from anyio.from_thread import BlockingPortal
+    from collections.abc import Awaitable, Callable, Generator, Iterator
 
     from pie_trio.client.events import Event, Outcome
     from pie_trio.client.functions import RemoteFunction
@@ -51,67 +46,6 @@ R = TypeVar("R")
 B = TypeVar("B")
 
 
-class _Thread:
-    """A thread with an event loop, started when it is needed first."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._started: BlockingPortal | None = None
-
-    def call(
-        self,
-        function: Callable[P, Awaitable[R]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> R:
-        """Call an asynchronous function there; Ctrl-C here cancels it."""
-        work = partial(function, *args, **kwargs)
-        future = self._portal().start_task_soon(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def hold(
-        self, block: AbstractAsyncContextManager[T, bool | None]
-    ) -> AbstractContextManager[T, bool | None]:
-        """Return a block that keeps an asynchronous one open there, all in one task."""
-        return self._portal().wrap_async_context_manager(block)
-
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """Yield what an asynchronous iterator has."""
-        while True:
-            try:
-                yield self.call(_next, items)
-            except _StopError:
-                return
-
-    def close(self) -> None:
-        """End the thread."""
-        atexit.unregister(self.close)
-        self._started = None
-        self._stack.close()
-
-    def _portal(self) -> BlockingPortal:
-        if self._started is None:
-            atexit.register(self.close)  # else Python waits for the thread without end
-            self._started = self._stack.enter_context(start_blocking_portal())
-        return self._started
-
-
-class _StopError(Exception):
-    """The end of an iteration; Python lets no StopAsyncIteration out of a coroutine."""
-
-
-async def _next(items: AsyncIterator[T]) -> T:
-    try:
-        return await anext(items)
-    except StopAsyncIteration:
-        raise _StopError from None
-
-
 class _Blocking(Generic[T]):
     """Something that blocks.
 
@@ -120,7 +54,7 @@ class _Blocking(Generic[T]):
         twin: The asynchronous object that it stands for.
     """
 
-    def __init__(self, thread: _Thread, twin: T) -> None:
+    def __init__(self, thread: LoopThread, twin: T) -> None:
         self.thread, self.twin = thread, twin
 
 
@@ -137,7 +71,7 @@ def _call(
 
 
 def _make(
-    method: Callable[Concatenate[T, P], R], kind: Callable[[_Thread, R], B]
+    method: Callable[Concatenate[T, P], R], kind: Callable[[LoopThread, R], B]
 ) -> Callable[Concatenate[_Blocking[T], P], B]:
     """Return a method that returns the blocking twin of what the asynchronous one does."""
 
@@ -149,7 +83,8 @@ def _make(
 
 
 def _call_and_make(
-    method: Callable[Concatenate[T, P], Awaitable[R]], kind: Callable[[_Thread, R], B]
+    method: Callable[Concatenate[T, P], Awaitable[R]],
+    kind: Callable[[LoopThread, R], B],
 ) -> Callable[Concatenate[_Blocking[T], P], B]:
     """Do both."""
     called = _call(method)
@@ -166,6 +101,10 @@ class BlockingRun(_Blocking[Run]):
 
     result = _call(Run.result)
 
+    def __init__(self, thread: LoopThread, twin: Run) -> None:
+        super().__init__(thread, twin)
+        self._stack = ExitStack()
+
     @property
     def instance(self) -> BlockingInstance:
         """Handle to the instance."""
@@ -177,11 +116,11 @@ class BlockingRun(_Blocking[Run]):
         return self.twin.outcome
 
     def __enter__(self) -> Self:
-        self.thread.call(self.twin.__aenter__)
+        self._stack.enter_context(self.thread.hold(self.twin))
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.thread.call(self.twin.__aexit__, *error)
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
 
     def __iter__(self) -> Iterator[Event]:
         if self.twin.is_entered:
@@ -198,7 +137,7 @@ class BlockingFunction(Generic[P, R]):
         function: The function itself, or a module.
     """
 
-    def __init__(self, thread: _Thread, twin: RemoteFunction[P, R]) -> None:
+    def __init__(self, thread: LoopThread, twin: RemoteFunction[P, R]) -> None:
         update_wrapper(self, twin)
         self.function = twin.function
         self._thread, self._twin = thread, twin
@@ -255,7 +194,7 @@ class BlockingSession(_Blocking[Session]):
     detach = _call(Session.detach)
     result = _call(Session.result)
 
-    def __init__(self, thread: _Thread, twin: Session) -> None:
+    def __init__(self, thread: LoopThread, twin: Session) -> None:
         super().__init__(thread, twin)
         self._stack = ExitStack()
 
@@ -294,6 +233,7 @@ class BlockingClient(_Blocking[Client]):
     Args:
         url: As for :class:`Client`.
         key: As for :class:`Client`.
+        user: As for :class:`Client`.
         ssl_context: As for :class:`Client`.
     """
 
@@ -317,9 +257,11 @@ class BlockingClient(_Blocking[Client]):
         url: str | None = None,
         key: str | None = None,
         *,
+        user: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(_Thread(), Client(url, key, ssl_context=ssl_context))
+        client = Client(url, key, user=user, ssl_context=ssl_context)
+        super().__init__(LoopThread(), client)
 
     @property
     def url(self) -> str:

@@ -57,13 +57,17 @@ class Client:
         url: ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH``; None for ``$PIE_SERVER``,
             else port 8000 of this machine.
         key: What the server knows this client by; None for ``$PIE_KEY``, if there is one.
-        ssl_context: For https; None for the certificates of the system.
+        user: For whom all of it is done; only with a key of the scope ``admin``. None for
+            whoever the key belongs to.
+        ssl_context: For https; None for the certificates in ``$PIE_CA_FILE``, else those in
+            ``$SSL_CERT_FILE``, else those of the system.
 
     Attributes:
         transport: Its connections.
 
     Raises:
-        ConfigError: The URL is none.
+        ConfigError: The URL is none, the user no name, or a file of certificates cannot be
+            used.
     """
 
     def __init__(
@@ -71,10 +75,11 @@ class Client:
         url: str | None = None,
         key: str | None = None,
         *,
+        user: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.transport = Transport(
-            url or default_url(), key or default_key(), ssl_context
+            url or default_url(), key or default_key(), user, ssl_context
         )
 
     @property

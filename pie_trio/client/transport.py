@@ -19,6 +19,7 @@ from pie_trio.client.errors import (
     refusal_of,
 )
 from pie_trio.client.events import make_event
+from pie_trio.client.trust import explain_tls, trust_usual
 from pie_trio.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,25 +43,31 @@ class Transport:
     Args:
         url: ``http://HOST:PORT``, ``https://HOST``, or ``unix:PATH``.
         key: Sent with each request, if not None.
-        ssl_context: For https; None for the certificates of the system.
+        user: For whom the requests are, if not None.
+        ssl_context: For https; None for :func:`~pie_trio.client.trust.trust_usual`.
 
     Raises:
-        ConfigError: The URL is none of these.
+        ConfigError: The URL is none of these, the user no name, or a file of certificates
+            cannot be used.
     """
 
     def __init__(
-        self, url: str, key: str | None, ssl_context: ssl.SSLContext | None
+        self,
+        url: str,
+        key: str | None,
+        user: str | None,
+        ssl_context: ssl.SSLContext | None,
     ) -> None:
         self.url = url.rstrip("/")
         base, path = _parse(self.url)
         if base.startswith("https:"):
-            verify = ssl_context or True
+            verify = ssl_context or trust_usual()
         else:  # certificates are not even read
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=8)
         self.http = httpx2.AsyncClient(
             base_url=base,
-            headers={"authorization": f"Bearer {key}"} if key else None,
+            headers=_headers(key, user),
             timeout=httpx2.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS, pool=None),
             transport=httpx2.AsyncHTTPTransport(
                 verify=verify, limits=limits, uds=path, trust_env=False
@@ -169,6 +176,8 @@ class Transport:
         try:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            if told := explain_tls(self.url, error):
+                raise UnreachableError(told) from error
             why = str(error) or "it does not answer in time"
             raise UnreachableError(
                 f"no server answers at {self.url} ({why}): start one with `pie serve`, "
@@ -237,6 +246,15 @@ class EventStream:
             if events := [e for block in blocks if (e := _read_block(block))]:
                 return events
         return None
+
+
+def _headers(key: str | None, user: str | None) -> dict[str, str]:
+    found = {"authorization": f"Bearer {key}"} if key else {}
+    if user is not None:
+        if not (user.isascii() and user.isprintable() and user.strip()):
+            raise ConfigError(f"{user!r} is no name for a user: letters, digits, . _ -")
+        found["pie-user"] = user
+    return found
 
 
 def quoted(name: str) -> str:
