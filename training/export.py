@@ -45,8 +45,9 @@ CHAT_TEMPLATE = """\
     {%- for tool in tools %}
         {%- set function = tool.function if tool.function is defined else tool %}
         {{- '\\n- ' + function.name + '(' }}
-        {%- for name, schema in function.parameters.properties.items() %}
-            {{- name + ': ' + schema.type + (', ' if not loop.last else '') }}
+        {%- for name, schema in ((function.parameters or {}).properties or {}).items() %}
+            {%- set type = schema.type if schema.type is string else 'any' %}
+            {{- name + ': ' + type + (', ' if not loop.last else '') }}
         {%- endfor %}
         {{- '): ' + function.description }}
     {%- endfor %}

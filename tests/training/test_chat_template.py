@@ -44,6 +44,22 @@ def test_a_prompt_ends_where_the_assistant_begins() -> None:
     assert text == "<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_parameters_without_a_type_are_of_any() -> None:
+    parameters: list[dict[str, Any] | None] = [
+        None,
+        {"type": "object"},
+        {"properties": {"a": {"$ref": "#/$defs/x"}, "b": True}},
+        {"properties": {"a": {"type": ["string", "null"]}, "b": {"type": "integer"}}},
+    ]
+    tools = [
+        {"name": f"t{index}", "description": "", "parameters": one}
+        for index, one in enumerate(parameters)
+    ]
+    text = render([{"role": "user", "content": "Hi!"}], tools)
+    lines = ["- t0(): ", "- t1(): ", "- t2(a: any, b: any): "]
+    assert "\n".join([*lines, "- t3(a: any, b: integer): "]) in text
+
+
 def openai_tools(task: Task) -> list[Message]:
     return [
         {

@@ -130,4 +130,5 @@ async def _stream(
 
 
 def _decoder(instance: RunningInstance, answer: Answer) -> PieceDecoder:
-    return PieceDecoder(instance.program, answer.asked.num_choices)
+    asked = answer.asked
+    return PieceDecoder(instance.program, asked.num_choices, asked.origins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pie_trio.application.openai.failures import OpenAIError
 from pie_trio.application.openai.fields import wrong_type, wrong_value
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def read_model(fields: Fields) -> Asked:
     options = fields.inner("stream_options")
     if options is not None:
         if not asked.is_streamed:
-            raise wrong_value("stream_options", "null without stream", {})
+            raise OpenAIError(
+                "'stream_options' needs 'stream' to be true",
+                param="stream_options",
+                code="invalid_value",
+            )
         asked.has_usage = options.flag("include_usage")
         options.only("include_obfuscation", False, why="nothing is padded")
         options.finish()

@@ -53,7 +53,7 @@ def error_body(error: PieError) -> tuple[int, Mapping[str, Any]]:
         message = str(error)
     else:
         problem = problem_of(error)
-        status, code, param = problem["status"], problem["code"], None
+        status, code, param = problem["status"], problem["code"].replace("-", "_"), None
         message = problem["message"]
         if status == 422:  # OpenAI has no other status for what a client did wrong
             status = 400

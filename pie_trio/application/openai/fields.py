@@ -28,7 +28,7 @@ class Fields:
 
     def __init__(self, value: object, where: str = "") -> None:
         if not isinstance(value, dict):
-            raise wrong_type(where or "the body", "an object", value)
+            raise wrong_type(where, "an object", value)
         self._values = cast("dict[str, Any]", value)
         self._where = where
         self._taken = set[str]()
@@ -166,10 +166,11 @@ class Fields:
 
 
 def wrong_type(param: str, wanted: str, value: object) -> OpenAIError:
-    """Return the error of a value that is of another type."""
+    """Return the error of a value that is of another type; without a parameter, of the body."""
+    what = repr(param) if param else "the body"
     return OpenAIError(
-        f"invalid type for {param!r}: expected {wanted}, got {_show(value)}",
-        param=param,
+        f"invalid type for {what}: expected {wanted}, got {_show(value)}",
+        param=param or None,
         code="invalid_type",
     )
 

@@ -100,10 +100,14 @@ class PieceDecoder:
     Args:
         program: Name of its program, for errors.
         num_choices: That were asked for.
+        origins: What the client calls the parameters that a program calls otherwise.
     """
 
-    def __init__(self, program: str, num_choices: int) -> None:
+    def __init__(
+        self, program: str, num_choices: int, origins: Mapping[str, str] | None = None
+    ) -> None:
         self._program, self._num_choices = program, num_choices
+        self._origins = origins or {}
         self._open = set(range(num_choices))
         self._usage: Usage | None = None
         self._has_spoken = False
@@ -118,7 +122,7 @@ class PieceDecoder:
         found = list[Piece | Usage]()
         for event in events:
             if event.kind == "message":
-                item = _read_message(event, self._program, self._num_choices)
+                item = self._read_message(event)
                 if isinstance(item, Usage):
                     self._usage = item
                     continue
@@ -138,28 +142,27 @@ class PieceDecoder:
                 found.append(self._usage or _count(data))
         return found
 
-
-def _read_message(event: Event, program: str, num_choices: int) -> Piece | Usage:
-    if isinstance(event.data, str):
-        return Piece(text=event.data)
-    data = cast("bytes", event.data)
-    try:
-        value = json.loads(data)
-        if "error" in value:
-            raise _refused(value["error"])
-        if "usage" in value:
-            return Usage(**{key: int(count) for key, count in value["usage"].items()})
-        if unknown := value.keys() - FIELDS:
-            raise ValueError(f"there is no field {min(unknown)!r}")
-        return _read_piece(value, num_choices)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        shown = data[:SHOWN].decode("utf-8", "replace")
-        raise OpenAIError(
-            f"the program {program!r} has sent bytes that are no event of a model: "
-            f"{error}: {shown}",
-            code="program_failed",
-            status=500,
-        ) from error
+    def _read_message(self, event: Event) -> Piece | Usage:
+        if isinstance(event.data, str):
+            return Piece(text=event.data)
+        data = cast("bytes", event.data)
+        try:
+            value = json.loads(data)
+            if "error" in value:
+                raise _refused(value["error"], self._origins)
+            if (used := value.get("usage")) is not None:
+                return Usage(**{key: int(count) for key, count in used.items()})
+            if unknown := value.keys() - FIELDS:
+                raise ValueError(f"there is no field {min(unknown)!r}")
+            return _read_piece(value, self._num_choices)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            shown = data[:SHOWN].decode("utf-8", "replace")
+            raise OpenAIError(
+                f"the program {self._program!r} has sent bytes that are no event of a "
+                f"model: {error}: {shown}",
+                code="program_failed",
+                status=500,
+            ) from error
 
 
 def _read_piece(value: dict[str, Any], num_choices: int) -> Piece:
@@ -195,9 +198,10 @@ def _finite(number: float) -> float:
     return float(number) if math.isfinite(number) else SMALLEST_LOGPROB
 
 
-def _refused(value: Mapping[str, Any]) -> OpenAIError:
+def _refused(value: Mapping[str, Any], origins: Mapping[str, str]) -> OpenAIError:
+    param: Any = value.get("param")
     return OpenAIError(
-        str(value["message"]), param=value.get("param"), code=value.get("code")
+        str(value["message"]), param=origins.get(param, param), code=value.get("code")
     )
 
 

@@ -35,9 +35,10 @@ ECHOED: Mapping[str, object] = {
     "top_logprobs": 0,
     "top_p": 1.0,
     "truncation": "disabled",
-    "text": {"format": {"type": "text"}},
+    "text": {},
 }
 """What a response repeats of its request, and what it says where that says nothing."""
+USUAL_FORMAT = {"type": "text"}
 UNSAID: dict[str, Any] = {"description": None, "parameters": None, "strict": False}
 """Of a tool."""
 
@@ -132,10 +133,12 @@ class ResponseAnswer(Answer):
         return tokens
 
     def _fields(self, status: str) -> dict[str, Any]:
-        echoed = {
+        echoed: dict[str, Any] = {
             name: usual if self.body.get(name) is None else self.body[name]
             for name, usual in ECHOED.items()
         }
+        told = {k: v for k, v in echoed["text"].items() if v is not None}
+        echoed["text"] = {"format": USUAL_FORMAT, **told}
         echoed["tools"] = [UNSAID | one for one in self.body.get("tools") or ()]
         return {
             "id": self.answer_id,

@@ -52,6 +52,7 @@ def read_response(body: object) -> Asked:
         text.finish()
     asked.origins |= {
         "json_schema": "text.format",
+        "response_format": "text.format",  # as our program for chats calls it
         "max_tokens": "max_output_tokens",
         "logprobs": "include",
         "messages": "input",

@@ -88,6 +88,11 @@ def add_openai_routes(app: WebApp, state: ServerState) -> None:
     add("/v1/completions", "completions", read_completion, CompletionAnswer)
     add("/v1/responses", "chat", read_response, ResponseAnswer)
     add("/v1/embeddings", "embeddings", read_embeddings, EmbeddingsAnswer)
+    routes.add_url_rule(
+        "/v1/responses/<path:name>",
+        view_func=_miss_response,
+        methods=["GET", "POST", "DELETE"],
+    )
     app.register_blueprint(routes)
 
 
@@ -135,6 +140,15 @@ async def _refuse_method() -> Response:
     return refuse(error, {"allow": "POST"})
 
 
+async def _miss_response(name: str) -> Response:
+    raise OpenAIError(
+        f"there is no response {name!r}: nothing is kept after the answer",
+        param="response_id",
+        code="not_found",
+        status=404,
+    )
+
+
 async def _answer_error(error: PieError) -> Response:
     response = refuse(error)
     if response.status_code in RETRY_SECONDS:
@@ -147,4 +161,5 @@ async def _answer_error(error: PieError) -> Response:
 async def _answer_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     message = (error.description or "") if status < 500 else "the server failed"
-    return refuse(OpenAIError(message, code=problem_code(status), status=status))
+    code = problem_code(status).replace("-", "_")
+    return refuse(OpenAIError(message, code=code, status=status))

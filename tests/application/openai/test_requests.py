@@ -61,7 +61,7 @@ def embed(**changes: Any) -> Any:
         (chat, {"top_logprobs": 2}, "top_logprobs", "needs 'logprobs'"),
         (chat, {"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "the same"),
         (chat, {"max_tokens": 0}, "max_tokens", "at least 1, got 0"),
-        (chat, {"stream_options": {}}, "stream_options", "null without stream"),
+        (chat, {"stream_options": {}}, "stream_options", "needs 'stream'"),
         (chat, {"store": True}, "store", "nothing is kept"),
         (chat, {"modalities": ["audio"]}, "modalities", "texts"),
         (chat, {"functions": [{"name": "f"}]}, "functions", "use 'tools'"),
@@ -187,3 +187,10 @@ def test_other_errors_have_the_same_shape() -> None:
     assert status == 429
     assert body["error"]["type"] == "rate_limit_error"
     assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["code"] == "limit_exceeded"
+
+
+def test_a_body_that_is_no_object_is_the_fault_of_no_parameter() -> None:
+    with pytest.raises(OpenAIError, match="the body: expected an object") as caught:
+        read_chat([])
+    assert caught.value.param is None

@@ -52,6 +52,20 @@ async def test_what_is_cut_is_incomplete(open_asking: OpenAsking) -> None:
     assert found.output_text == "one t"
 
 
+async def test_the_format_of_the_text_is_told_whatever_came(
+    open_asking: OpenAsking,
+) -> None:
+    schema = {"type": "json_schema", "name": "a", "schema": {"type": "boolean"}}
+    async with open_asking() as asking:
+        for text, kind in (
+            ({"verbosity": "medium"}, "text"),
+            ({"format": None}, "text"),
+            ({"format": schema}, "json_schema"),
+        ):
+            found = await respond(asking, "hi", text=text, max_output_tokens=16)
+            assert found.text.format.type == kind
+
+
 async def test_events_tell_the_response_in_order(open_asking: OpenAsking) -> None:
     said = f"Let me see.\n{CALL}"
     async with open_asking(scripted(said)) as asking:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
@@ -78,8 +78,34 @@ async def test_what_is_too_long_for_the_model_is_refused(
                 await asking.chat("x" * 3000, stream=stream)
             assert caught.value.code == "context_length_exceeded"
             assert caught.value.param == "messages"
-        with pytest.raises(openai.BadRequestError, match="2040 for the reply"):
-            await asking.chat("hello", max_tokens=2040)
+        for name in ("max_tokens", "max_completion_tokens"):
+            with pytest.raises(openai.BadRequestError, match="2040 for the") as caught:
+                await asking.chat("hello", **{name: 2040})
+            assert caught.value.param == name
+
+
+async def test_a_response_is_refused_in_its_own_terms(open_asking: OpenAsking) -> None:
+    bad = {"type": "json_schema", "name": "a", "schema": {"not": {}}}
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("input", {"input": "x" * 3000}),
+        ("max_output_tokens", {"max_output_tokens": 2040}),
+        ("text.format", {"text": {"format": bad}}),
+    ]
+    async with open_asking() as asking:
+        for param, options in cases:
+            fields: Any = {"model": asking.engine.info.name, "input": "hi"} | options
+            with pytest.raises(openai.BadRequestError) as caught:
+                await asking.client.responses.create(**fields)
+            assert caught.value.param == param
+
+
+async def test_responses_are_not_kept(open_asking: OpenAsking) -> None:
+    async with open_asking() as asking:
+        responses = asking.client.responses
+        for ask in (responses.retrieve, responses.delete, responses.cancel):
+            with pytest.raises(openai.NotFoundError, match="nothing is kept") as caught:
+                await ask("resp_1")
+            assert caught.value.param == "response_id"
 
 
 async def test_a_schema_that_cannot_be_enforced_is_refused(
