@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 DEFAULT_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+NUM_WORKERS = f"--numprocesses={max(3, os.cpu_count() or 1)}"
+"""Of tests at a time: most of them wait for processes, so there are more than processors."""
 
 nox.needs_version = ">=2026.2"
 nox.options.reuse_venv = "yes"
@@ -97,7 +99,9 @@ def tests(session: nox.Session, backend: str) -> None:
     """Run the tests, on each Python and backend, in Wasm and natively."""
     install(session, "test", backend=backend)
     matrix = [f"--backend={backend}", "--mode=wasm", "--mode=native"]
-    session.run("pytest", *matrix, *session.posargs)
+    # Threads that wait for each other by spinning are slow where others compute.
+    env = {"OMP_NUM_THREADS": "1", **os.environ}
+    session.run("pytest", NUM_WORKERS, *matrix, *session.posargs, env=env)
 
 
 @nox.session(default=False)
@@ -121,6 +125,23 @@ def chaos(session: nox.Session) -> None:
     install(session, "test")
     env = {"PIE_CHAOS_EVENTS": "100000", **os.environ}
     session.run("pytest", "tests/chaos", "-q", *session.posargs, env=env)
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Let a server run for 20 minutes under mixed load: ``nox -s soak -- --minutes 5``."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks.soak", *session.posargs)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz for ten minutes, or ``PIE_FUZZ_SECONDS``; ``PIE_FUZZ_SEED`` says where to begin."""
+    install(session, "test", "fuzz")
+    env = {"PIE_FUZZ_SECONDS": "600", **os.environ}
+    no_limit = "--override-ini=faulthandler_timeout=0"
+    session.run("pytest", "tests/fuzz", "-q", no_limit, *session.posargs, env=env)
+    session.run("python", "-m", "tests.fuzz.run_atheris", env=env)
 
 
 @nox.session(default=False)

@@ -54,6 +54,7 @@ class ModelConfig:
         kernels: Of the CPU: those in C++, torch's, or the former if they were built.
         quantize: Whether linear layers compute in 8 bits on the CPU.
         device: Where it runs; ``auto`` is a GPU where there is one with FlashInfer.
+        tensor_parallel: Processes that have a part of each layer; on GPUs each has its own.
         adapters: Names of LoRA adapters, with their directories as PEFT saves them.
     """
 
@@ -68,6 +69,7 @@ class ModelConfig:
     kernels: Literal["auto", "torch", "native"] = "auto"
     quantize: Literal["int8"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "cpu"
+    tensor_parallel: int = 1
     adapters: tuple[tuple[str, Path], ...] = ()
 
 
@@ -173,14 +175,24 @@ class OfferedGrants:
     Attributes:
         logits: See raw logits and hidden states.
         publish: Export pages for everybody on the server.
-        topics: Use topics of other owners; None where the server knows no owners.
+        topics: Use topics of other owners.
         spawn: Launch children.
     """
 
     logits: bool = True
     publish: bool = True
-    topics: bool | None = None
+    topics: bool = True
     spawn: bool = True
+
+    @classmethod
+    def by_default(cls, *, has_keys: bool) -> OfferedGrants:
+        """Return what a server offers whose operator says nothing.
+
+        Args:
+            has_keys: There are several users: what concerns others has to be allowed, and what
+                tells of the model more than its text.
+        """
+        return cls(logits=not has_keys, publish=not has_keys, topics=not has_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +227,7 @@ class SharedLimits:
     request_bytes: int = 512 << 20
     http_requests: int = 256
     subscriptions: int = 1 << 12
-    instances: int = 1 << 18
+    instances: int = 1 << 10
 
 
 SERVER_LIMITS = SharedLimits(
@@ -231,7 +243,7 @@ SERVER_LIMITS = SharedLimits(
     request_bytes=2 << 30,
     http_requests=1 << 10,
     subscriptions=1 << 14,
-    instances=1 << 18,
+    instances=1 << 10,
 )
 """By default, the server has room for several users at their limits."""
 

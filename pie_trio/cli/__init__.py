@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from pie_trio._version import __version__
 from pie_trio.application.authoring.commands import add_commands
 from pie_trio.application.remote.commands import add_remote_commands
+from pie_trio.cli.bench import add_bench
 from pie_trio.cli.chat import add_chat
+from pie_trio.cli.completion import add_completion
 from pie_trio.cli.config import add_config
 from pie_trio.cli.doctor import add_doctor
 from pie_trio.cli.keys import add_keys
@@ -44,14 +46,20 @@ COMMANDS = (
     add_chat,
     add_commands,
     add_remote_commands,
+    add_completion,
     add_doctor,
+    add_bench,
 )
 """In the order in which ``pie --help`` names them; each adds its parser, with what it calls."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _make_parser().parse_args(argv)
+    parser = _make_parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        hint = getattr(options, "hint_unknown", "")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         code: int = options.command(options)
     except GuestFailedError as error:

@@ -79,13 +79,18 @@ class Configuration:
             dest = next(setting.dest for setting in SETTINGS if setting.name == name)
             vars(self.options)[dest] = value
 
+    def derive(self, name: str, value: object) -> None:
+        """Set a default that follows from what was said of something else."""
+        if self.values[name].origin == "default":
+            self.values[name] = Value(value, "default")
+
     def over(self, section: str, base: T) -> T:
-        """Return a dataclass with what its section of the file says in place of its own."""
+        """Return a dataclass with what its section says in place of its own."""
         known = {field.name for field in fields(base)}  # type: ignore[arg-type]
         said = {
             name.rpartition(".")[2]: value.value
             for name, value in self.values.items()
-            if name.rpartition(".")[0] == section and value.origin != "default"
+            if name.rpartition(".")[0] == section
         }
         changes = {name: value for name, value in said.items() if name in known}
         return replace(base, **changes)  # type: ignore[type-var]
@@ -261,6 +266,8 @@ def _in_file(
     value = file.typed(str if setting.kind is Path else setting.kind, *where)
     if value is None:
         return None
+    if setting.kind is bool:
+        return Value(value, place)
     if setting.kind is Path:
         # Of the file, not of wherever the server is started.
         value = file.path.parent.absolute() / Path(value).expanduser()

@@ -33,6 +33,7 @@ __all__ = [
     "instance_limits",
     "seconds",
     "shared_limits",
+    "switch",
 ]
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 4096
@@ -89,6 +90,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="where models run: auto takes a GPU where there is one, FlashInfer is installed and "
         "--dtype is bfloat16 (default: cpu)",
+    )
+    parser.add_argument(
+        "--tensor-parallel",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="split each layer of a model over N GPUs, or over N processes of the CPU "
+        "(default: 1)",
     )
     parser.add_argument(
         "--cache-dir",
@@ -232,6 +241,7 @@ def choose_models(options: argparse.Namespace) -> list[ModelConfig]:
             kernels=options.kernels,
             quantize=options.quantize,
             device=options.device,
+            tensor_parallel=options.tensor_parallel,
         )
         for model in chosen
     ]
@@ -251,6 +261,13 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
     return value
+
+
+def switch(text: str) -> bool:
+    """Read ``on`` or ``off``."""
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"expected on or off, got {text!r}")
+    return text == "on"
 
 
 def shared_limits(texts: Iterable[str], what: str) -> dict[str, int]:

@@ -67,6 +67,13 @@ def add_run(commands: Any) -> None:
         "command, and the spans of the program",
     )
     parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="write to this file when the program, the host and the engine had the processor, "
+        "for https://www.speedscope.app, and sum it up on stderr",
+    )
+    parser.add_argument(
         "--explain",
         action="store_true",
         help="say at the end, on stderr, which sizes the batches had and why",
@@ -83,10 +90,11 @@ def add_run(commands: Any) -> None:
         type=Path,
         help="a .py file, a folder with an app.py, a .zip, or a .wasm of `pie build`",
     )
-    parser.add_argument(
+    arguments = parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="the program's own arguments"
     )
-    parser.set_defaults(command=_run)
+    arguments.required = False  # or a usage error would name it beside the program
+    parser.set_defaults(command=_run, hint_unknown=": the program's own stand after it")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -117,6 +125,7 @@ def _run(options: argparse.Namespace) -> int:
             programs=_programs(options.programs),
             on_serving=report.watch,
             record_path=options.record,
+            profile_path=options.profile,
         )
         if options.record is not None:
             for flag in ("warm", "watch"):
@@ -124,7 +133,14 @@ def _run(options: argparse.Namespace) -> int:
                     raise ConfigError(
                         f"--record is for one run from its start: leave --{flag} out"
                     )
+        if options.profile is not None and options.watch:
+            raise ConfigError("--profile is of one run: leave --watch out")
         if options.native:
+            if options.profile is not None:
+                raise ConfigError(
+                    "--profile measures the sandbox: leave --native out, or use Python's own "
+                    "profilers with it"
+                )
             for flag in ("memory", "warm"):
                 if getattr(options, flag):
                     raise ConfigError(

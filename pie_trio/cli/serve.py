@@ -18,11 +18,13 @@ from pie_trio.cli.options import (
     count,
     instance_limits,
     seconds,
+    switch,
 )
 from pie_trio.config import (
     SERVER_LIMITS,
     ControlConfig,
     InstanceLimits,
+    OfferedGrants,
     SharedLimits,
     WasmConfig,
     default_cache_directory,
@@ -38,6 +40,14 @@ if TYPE_CHECKING:
 __all__ = ["add_serve", "add_serve_options", "configure"]
 
 HOST, PORT = "127.0.0.1", 8000
+GRANTS = {
+    "logits": "see raw logits and hidden states",
+    "publish": "export KV pages for all users",
+    "topics": "use the topics of other users",
+    "spawn": "launch children",
+}
+USER_PART = 4
+"""With keys, a user's instances are at most the server's, divided by this."""
 
 
 def add_serve(commands: Any) -> None:
@@ -75,6 +85,16 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="listen on this unix socket; on TCP too only with --host or --port",
+    )
+    parser.add_argument(
+        "--tls-cert",
+        type=Path,
+        metavar="FILE",
+        help="speak HTTPS with this certificate: PEM, the server's own first, then those that "
+        "signed it; with --tls-key",
+    )
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="its private key: PEM, no password"
     )
     parser.add_argument(
         "--keys",
@@ -136,6 +156,14 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     add_adapter_option(parser)
     add_control_options(parser)
     add_instance_options(parser, num_warm=4, what="an instance")
+    for grant, what in GRANTS.items():
+        usual = "on" if grant == "spawn" else "on without keys, off with them"
+        parser.add_argument(
+            f"--allow-{grant}",
+            type=switch,
+            metavar="on|off",
+            help=f"whether programs that ask for it may {what} (default: {usual})",
+        )
     for whose, default in (("user", SharedLimits()), ("server", SERVER_LIMITS)):
         parser.add_argument(
             f"--{whose}-limit",
@@ -167,6 +195,7 @@ def configure(
     Raises:
         ConfigError: A file or a value cannot be used.
     """
+    from pie_trio.application.server.owners import asks_for_keys
     from pie_trio.cli.configuration import resolve
 
     found = resolve(options, options.flags, environment)
@@ -178,8 +207,20 @@ def configure(
     found.fill("server.store", found["server.data_dir"] / "store.db")
     found.fill("control.swap_mib", ControlConfig().swap_bytes >> 20)
     found.fill("limits.instance.memory", InstanceLimits().memory_bytes >> 20)
-    if found["server.max_instances"] < 1:
+    if (most := found["server.max_instances"]) < 1:
         raise ConfigError("--max-instances takes 1 or more, got 0")
+    if (found["server.tls_cert"] is None) != (found["server.tls_key"] is None):
+        raise ConfigError(
+            "TLS takes a certificate and its key: give both --tls-cert and --tls-key"
+        )
+    hosts = [] if found["server.host"] is None else [found["server.host"]]
+    has_keys = asks_for_keys(found["keys.mode"], hosts)
+    offered = OfferedGrants.by_default(has_keys=has_keys)
+    for grant, is_offered in asdict(offered).items():
+        found.fill(f"grants.{grant}", is_offered)
+    found.derive("limits.server.instances", most)
+    of_user = most // USER_PART if has_keys else most
+    found.derive("limits.user.instances", max(1, of_user))
     return found
 
 
@@ -193,7 +234,7 @@ def _serve(options: argparse.Namespace) -> int:
             run_server,
         )
         from pie_trio.application.server.limits import ServerLimits
-        from pie_trio.application.web.shell import ShellConfig
+        from pie_trio.application.web.shell import ShellConfig, TlsFiles
 
         found = configure(options, os.environ)
         options = found.options
@@ -219,6 +260,8 @@ def _serve(options: argparse.Namespace) -> int:
             shared_limits=found.over("limits.server", SERVER_LIMITS),
             log_format=options.log_format,
             log_level=options.log_level,
+            offered_grants=found.over("grants", OfferedGrants()),
+            tls=options.tls_cert and TlsFiles(options.tls_cert, options.tls_key),
         )
         run_server(serve, signals)
     return 0

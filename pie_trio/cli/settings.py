@@ -36,7 +36,7 @@ class Setting:
 
     Attributes:
         where: Its table, and its key.
-        kind: ``int``, ``float``, ``str``, ``Path``, or ``list`` of texts.
+        kind: ``bool``, ``int``, ``float``, ``str``, ``Path``, or ``list`` of texts.
         dest: Where the flag that says the same stores its value; empty if there is none.
         default: Where there is no flag; flags have their own.
         least: Where there is no flag: the lowest number.
@@ -63,6 +63,7 @@ SECTIONS = {
     "model": "the first is the default",
     "server": "where it listens, and where it keeps its data",
     "keys": "who may use it",
+    "grants": "what programs may do that ask for it; hosts are server.allow_http",
     "control": "batches, and what happens when KV pages are short",
     "limits.instance": "what one instance may use",
     "limits.user": "what all instances of a user may use together",
@@ -77,6 +78,8 @@ FLAGS: dict[str, dict[str, tuple[str, type]]] = {
         "host": ("host", str),
         "port": ("port", int),
         "uds": ("uds", Path),
+        "tls_cert": ("tls_cert", Path),
+        "tls_key": ("tls_key", Path),
         "names": ("names", list),
         "data_dir": ("data_dir", Path),
         "cache_dir": ("cache_dir", Path),
@@ -90,6 +93,10 @@ FLAGS: dict[str, dict[str, tuple[str, type]]] = {
         "allow_http": ("allow_http", list),
     },
     "keys": {"mode": ("keys", str)},
+    "grants": {
+        name: (f"allow_{name}", bool)
+        for name in ("logits", "publish", "topics", "spawn")
+    },
     "control": {
         "policy": ("policy", str),
         "contention": ("contention", str),
@@ -108,6 +115,7 @@ MODEL_OPTIONS: dict[str, type] = {
     "kernels": str,
     "quantize": str,
     "device": str,
+    "tensor_parallel": int,
 }
 """Keys of ``[[model]]``; a flag of that name holds for all models."""
 

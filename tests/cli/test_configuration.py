@@ -12,7 +12,13 @@ import pytest
 from pie_trio.cli import main
 from pie_trio.cli.serve import add_serve_options, configure
 from pie_trio.cli.settings import SECTIONS, SETTINGS, known_keys
-from pie_trio.config import ControlConfig, InstanceLimits, SharedLimits
+from pie_trio.config import (
+    SERVER_LIMITS,
+    ControlConfig,
+    InstanceLimits,
+    OfferedGrants,
+    SharedLimits,
+)
 from pie_trio.config_file import read_config_file
 from pie_trio.errors import ConfigError
 
@@ -62,12 +68,23 @@ def test_a_file_may_say_what_every_flag_says(configured: Configure) -> None:
     add_serve_options(parser)
     flags = {action.dest for action in parser._actions} - {"help", "config"}
     of_models = {"model", "adapters", "kv_pages", "dtype", "threads", "kernels"}
-    of_models |= {"quantize", "kv_memory", "device"}
+    of_models |= {"quantize", "kv_memory", "device", "tensor_parallel"}
     in_file = {setting.dest for setting in SETTINGS if setting.dest}
     assert flags - of_models - {"user_limits", "server_limits"} == in_file
     assert {setting.name.rpartition(".")[0] for setting in SETTINGS} | {"model"} == (
         set(SECTIONS)
     )
+
+
+def test_how_many_share_a_model_is_said_of_each(configured: Configure) -> None:
+    text = "[[model]]\nname = 'a'\ndirectory = '.'\ntensor_parallel = 2\n"
+    text += "[[model]]\nname = 'b'\ndirectory = '.'\n"
+    assert [model.tensor_parallel for model in configured(text).models()] == [2, 1]
+    environment = {"PIE_TENSOR_PARALLEL": "4"}
+    found = configured(text, environment=environment).models()
+    assert [model.tensor_parallel for model in found] == [4, 4]
+    with pytest.raises(ConfigError, match="expected 1 or more, got 0"):
+        configured(text.replace("= 2", "= 0"))
 
 
 def test_numbers_without_flags_reach_what_they_configure(configured: Configure) -> None:
@@ -85,6 +102,51 @@ def test_numbers_without_flags_reach_what_they_configure(configured: Configure) 
     shared = found.over("limits.user", SharedLimits())
     assert (shared.pages, shared.queues) == (11, 3)
     assert shared.embeds == SharedLimits().embeds
+
+
+def test_with_keys_the_default_offers_nothing_that_concerns_others(
+    configured: Configure,
+) -> None:
+    alone, shared = configured(), configured("[server]\nhost = '0.0.0.0'\n")
+    assert alone.over("grants", OfferedGrants()) == OfferedGrants()
+    offered = shared.over("grants", OfferedGrants())
+    assert offered == OfferedGrants(logits=False, publish=False, topics=False)
+    assert configured(environment={"PIE_KEYS": "on"})["grants.logits"] is False
+    assert configured("", "--host", "0.0.0.0", "--keys", "off")["grants.topics"] is True
+
+
+def test_grants_are_offered_by_each_source(configured: Configure) -> None:
+    text = "[keys]\nmode = 'on'\n[grants]\nlogits = true\nspawn = false\n"
+    environment = {"PIE_ALLOW_TOPICS": "on", "PIE_ALLOW_LOGITS": "off"}
+    found = configured(text, "--allow-publish", "on", environment=environment)
+    offered = found.over("grants", OfferedGrants())
+    assert offered == OfferedGrants(logits=False, spawn=False)
+    for wrong in ("[grants]\nlogits = 'on'", "[grants]\nlogits = 1"):
+        with pytest.raises(ConfigError, match="logits must be true or false"):
+            configured(wrong)
+    with pytest.raises(ConfigError, match="PIE_ALLOW_SPAWN: expected on or off"):
+        configured(environment={"PIE_ALLOW_SPAWN": "1"})
+
+
+def test_with_keys_a_user_has_a_part_of_the_instances(configured: Configure) -> None:
+    def limits(*flags: str) -> tuple[int, int]:
+        found = configured("", "--max-instances", "100", *flags)
+        user = found.over("limits.user", SharedLimits())
+        return user.instances, found.over("limits.server", SERVER_LIMITS).instances
+
+    assert limits() == (100, 100)
+    assert limits("--keys", "on") == (25, 100)
+    assert limits("--keys", "on", "--user-limit", "instances=70") == (70, 100)
+    assert limits("--server-limit", "instances=60") == (100, 60)
+
+
+def test_tls_takes_both_of_its_files(configured: Configure, tmp_path: Path) -> None:
+    for text in ("tls_cert = 'a.pem'", "tls_key = 'a.pem'"):
+        with pytest.raises(ConfigError, match="both --tls-cert and --tls-key"):
+            configured(f"[server]\n{text}\n")
+    found = configured("[server]\ntls_cert = 'a.pem'\n", "--tls-key", "b.pem")
+    assert found.options.tls_cert == tmp_path / "a.pem"
+    assert found.options.tls_key == Path("b.pem")
 
 
 def test_models_are_tables_and_flags_hold_for_all(
@@ -250,5 +312,5 @@ def test_what_is_shown_tells_where_it_comes_from(
 
 def test_every_table_is_known_by_its_keys() -> None:
     assert set(known_keys()[()]) == {"model", "server", "keys", "control", "limits"} | {
-        "connections"
+        *("connections", "grants")
     }

@@ -187,6 +187,20 @@ def test_wrong_arguments_are_usage_errors(
     assert "Traceback" not in done.err
 
 
+def test_an_argument_of_the_program_before_it_is_told_where_it_belongs(
+    pie: Pie, tmp_path: Path
+) -> None:
+    done = pie("run", "--n=1", write_program(tmp_path, "return n", "n: int"))
+    assert done.code == 2
+    assert "unrecognized arguments: --n=1: the program's own stand after it" in done.err
+
+
+def test_without_a_program_only_the_program_is_missing(pie: Pie) -> None:
+    done = pie("run")
+    assert done.code == 2
+    assert done.err.endswith("the following arguments are required: program\n")
+
+
 def test_every_type_of_argument_arrives(
     pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
 ) -> None:

@@ -348,10 +348,9 @@ def take_tokens(session: Session, ticket: int) -> list[int] | Waiting:
     """Wait for a forward with one output, close its ticket, and return what was sampled."""
 
     def take(ticket: int) -> list[int]:
-        outcome: RequestResult | Exception | None = session.tickets.peek(ticket)
-        if outcome is None or (
-            not isinstance(outcome, Exception) and len(outcome) != 1
-        ):
+        outcome: object = session.tickets.peek(ticket)
+        has_one = isinstance(outcome, tuple) and len(outcome) == 1  # pyright: ignore[reportUnknownArgumentType]
+        if not has_one and not isinstance(outcome, Exception):
             raise BadArgumentError(
                 f"ticket {ticket} is not that of a forward with one output: use take-forward for "
                 "several, and finish for other commands"

@@ -28,5 +28,5 @@ def check_grant(
     if not getattr(session.launch.grants, grant):
         raise ForbiddenError(
             f"{what} needs the grant `{grant}`: say `{grant} = true` in [tool.pie.grants] of the "
-            "program, and ask whoever runs the server to offer it"
+            f"program, and ask whoever runs the server for --allow-{grant} on"
         )

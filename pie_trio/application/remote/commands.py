@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def add_remote_commands(commands: Any) -> None:
     ps.add_argument(
         "-a", "--all", action="store_true", help="also those that have ended"
     )
+    _add_quiet(ps)
     logs = _add(
         *(commands, "logs", _logs, "print what an instance has logged"),
         "Print what an instance has logged and printed. Example: pie logs -f agent-1f00d1",
@@ -73,10 +75,11 @@ def add_remote_commands(commands: Any) -> None:
         "top --once --json",
     )
     top.add_argument("--once", action="store_true", help="print one snapshot")
-    _add(
+    programs = _add(
         *(commands, "programs", _programs, "list programs"),
         "List the programs that a server can launch. Example: pie programs --json",
     )
+    _add_quiet(programs)
     undeploy = _add(
         *(commands, "undeploy", _undeploy, "remove a program from a server"),
         "Remove a program from a server; its instances run on. Example: pie undeploy agent",
@@ -106,9 +109,40 @@ def _add(
         help="of yours on that server, if it asks for one (default: $PIE_KEY, which other users "
         "of this machine cannot see)",
     )
+    parser.add_argument(
+        "--user",
+        metavar="NAME",
+        help="do it for this user of the server; takes a key with the scope admin",
+    )
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="FILE",
+        help="certificates to trust over https, instead of the system's: PEM (default: "
+        "$PIE_CA_FILE, else $SSL_CERT_FILE)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=command)
     return parser
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print names alone, one a line"
+    )
+
+
+def _client_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how to reach the server."""
+    from pie_trio.client.trust import trust_file
+
+    context = None if options.ca_file is None else trust_file(options.ca_file)
+    return {
+        "url": options.server,
+        "key": options.key,
+        "user": options.user,
+        "ssl_context": context,
+    }
 
 
 @contextmanager
@@ -122,7 +156,7 @@ def _connected(options: argparse.Namespace) -> Generator[BlockingClient]:
     from pie_trio.client import BlockingClient, ProgramFailedError
     from pie_trio.errors import GuestFailedError
 
-    with BlockingClient(options.server, options.key) as pie:
+    with BlockingClient(**_client_options(options)) as pie:
         try:
             yield pie
         except ProgramFailedError as error:
@@ -177,6 +211,8 @@ def _ps(options: argparse.Namespace) -> int:
         found = [one for one in found if one["state"] == "running"]
     if options.json:
         return _print_json(found)
+    if options.quiet:
+        return _print_names([one["id"] for one in found])
     _print_table(
         ("ID", "STATE", "PROGRAM", "SECONDS", "PAGES", "IN FLIGHT", "SAMPLED"),
         [
@@ -219,10 +255,10 @@ def _kill(options: argparse.Namespace) -> int:
 
 def _top(options: argparse.Namespace) -> int:
     from pie_trio.application.remote.top import run_top
+    from pie_trio.client import Client
 
-    return run_top(
-        options.server, options.key, is_once=options.once, is_json=options.json
-    )
+    make_client = partial(Client, **_client_options(options))
+    return run_top(make_client, is_once=options.once, is_json=options.json)
 
 
 def _programs(options: argparse.Namespace) -> int:
@@ -230,6 +266,8 @@ def _programs(options: argparse.Namespace) -> int:
         found = pie.programs()
     if options.json:
         return _print_json([program.raw for program in found])
+    if options.quiet:
+        return _print_names([program.name for program in found])
     _print_table(
         ("NAME", "BYTES", "SHA256", "STATE", "FROM"),
         [
@@ -276,6 +314,12 @@ def _text(line: Log | LogLine) -> str:
 
 def _print_json(value: object) -> int:
     _print(json.dumps(value, ensure_ascii=False, indent=2))
+    return 0
+
+
+def _print_names(names: Sequence[str]) -> int:
+    for name in names:
+        _print(name)
     return 0
 
 

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.live import Live
 
 from pie_trio.application.remote.top_screen import TopState, render
-from pie_trio.client import BrokenConnectionError, Client, UnreachableError
+from pie_trio.client import BrokenConnectionError, UnreachableError
 from pie_trio.client.transport import collapsed
 from pie_trio.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pie_trio.client import Client
 
 __all__ = ["run_top"]
 
@@ -26,13 +28,12 @@ RETRY_SECONDS = 1.0
 
 
 def run_top(
-    url: str | None, key: str | None, *, is_once: bool = False, is_json: bool = False
+    make_client: Callable[[], Client], *, is_once: bool = False, is_json: bool = False
 ) -> int:
     """Show what a server does until Ctrl-C; return the exit code.
 
     Args:
-        url: Of the server; None for the usual one.
-        key: Sent with each request, if not None.
+        make_client: Returns how the server is reached.
         is_once: Print one snapshot and return.
         is_json: As JSON; only together with ``is_once``.
 
@@ -43,15 +44,15 @@ def run_top(
     if is_json and not is_once:
         raise ConfigError("--json goes with --once: pie top --once --json")
     if is_once:
-        return trio.run(_print_once, url, key, is_json)
+        return trio.run(_print_once, make_client, is_json)
     if not sys.stdout.isatty():
         raise ConfigError("stdout is no terminal: pie top --once prints one snapshot")
-    trio.run(_watch, url, key)
+    trio.run(_watch, make_client)
     return 0
 
 
-async def _print_once(url: str | None, key: str | None, is_json: bool) -> int:
-    async with Client(url, key) as client:
+async def _print_once(make_client: Callable[[], Client], is_json: bool) -> int:
+    async with make_client() as client:
         data = await client.transport.ask("GET", SNAPSHOT)
         if is_json:
             text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
@@ -65,12 +66,12 @@ async def _print_once(url: str | None, key: str | None, is_json: bool) -> int:
     return 0
 
 
-async def _watch(url: str | None, key: str | None) -> None:
+async def _watch(make_client: Callable[[], Client]) -> None:
     """Show the stream until a signal; a server that is gone is waited for."""
     state, console = TopState(), Console()
     async with (
         collapsed(),
-        Client(url, key) as client,
+        make_client() as client,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(_end_on_signal, nursery.cancel_scope)

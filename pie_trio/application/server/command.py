@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -25,7 +25,13 @@ from pie_trio.application.server.keys_tables import open_key_tables
 from pie_trio.application.server.limits import ServerLimits
 from pie_trio.application.server.metrics import ServerMetrics
 from pie_trio.application.server.observing import observe_instances
-from pie_trio.application.server.owners import Gate, Owner, is_loopback
+from pie_trio.application.server.owners import (
+    Gate,
+    Owner,
+    asks_for_keys,
+    is_loopback,
+)
+from pie_trio.application.server.preparing import compile_built_in
 from pie_trio.application.server.program_files import lock_data_directory
 from pie_trio.application.server.program_store import open_program_store
 from pie_trio.application.server.registry import open_registry
@@ -39,7 +45,9 @@ from pie_trio.application.wasm.runtime import WasmRuntime
 from pie_trio.application.web.shell import (
     ShellConfig,
     TcpAddress,
+    TlsFiles,
     UnixAddress,
+    load_tls,
     open_listeners,
     parse_address,
     serve,
@@ -49,6 +57,7 @@ from pie_trio.control.quotas import Quotas
 from pie_trio.errors import ConfigError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
@@ -93,7 +102,8 @@ class ServeOptions:
         shared_limits: Of all instances of the server.
         log_format: Of the lines on stderr.
         log_level: The lowest that is written.
-        offered_grants: What programs are given that ask for it.
+        offered_grants: What programs are given that ask for it; None for what suits the keys.
+        tls: What it proves its name with on TCP; None to speak HTTP there.
     """
 
     addresses: Sequence[Address]
@@ -116,20 +126,31 @@ class ServeOptions:
     shared_limits: SharedLimits = SERVER_LIMITS
     log_format: LogFormat = "text"
     log_level: str = "warning"
-    offered_grants: OfferedGrants = field(default_factory=OfferedGrants)
+    offered_grants: OfferedGrants | None = None
+    tls: TlsFiles | None = None
+
+    @property
+    def hosts(self) -> list[str]:
+        """On which it listens; none for a unix socket."""
+        return [a.host for a in self.addresses if isinstance(a, TcpAddress)]
 
     @property
     def is_public(self) -> bool:
         """Others than this machine reach it."""
-        return any(
-            isinstance(address, TcpAddress) and not is_loopback(address.host)
-            for address in self.addresses
-        )
+        return not all(map(is_loopback, self.hosts))
 
     @property
     def needs_keys(self) -> bool:
         """Requests need a key."""
-        return self.keys == "on" or (self.keys == "auto" and self.is_public)
+        return asks_for_keys(self.keys, self.hosts)
+
+    @property
+    def grants(self) -> Grants:
+        """What programs may do at most."""
+        offered = self.offered_grants
+        if offered is None:
+            offered = OfferedGrants.by_default(has_keys=self.needs_keys)
+        return Grants(**asdict(offered), http=tuple(self.allow_http))
 
 
 def make_addresses(
@@ -157,8 +178,9 @@ def run_server(options: ServeOptions, signals: Signals) -> None:
     """
     for text in options.allow_http:
         parse_grant(text)
-    models = options.choose_models()
     # Before what takes long: whether it could serve at all.
+    tls = None if options.tls is None else load_tls(options.tls)
+    models = options.choose_models()
     with lock_data_directory(options.data_directory):
         run_trio(_try_to_listen, options)
         if options.needs_keys:
@@ -175,7 +197,7 @@ def run_server(options: ServeOptions, signals: Signals) -> None:
             gc.freeze()  # what is there now stays: collections need not look at it again
             log = open_server_log(options.log_format, options.log_level)
             with signals.left_to_trio(), log:
-                run_trio(_serve, language, options, engines, signals)
+                run_trio(_serve, language, options, tls, engines, signals)
 
 
 def _check_keys(options: ServeOptions) -> None:
@@ -198,18 +220,10 @@ async def _try_to_listen(options: ServeOptions) -> None:
 async def _serve(
     language: LinkedComponent,
     options: ServeOptions,
+    tls: ssl.SSLContext | None,
     engines: Sequence[LoadedEngine],
     signals: Signals,
 ) -> None:
-    # Where there are several users, their topics are theirs. What one publishes is for all.
-    offered = options.offered_grants
-    grants = Grants(
-        logits=offered.logits,
-        publish=offered.publish,
-        topics=not options.needs_keys if offered.topics is None else offered.topics,
-        http=tuple(options.allow_http),
-        spawn=offered.spawn,
-    )
     shell = replace(
         options.shell, drain_seconds=options.grace_seconds + AFTER_GRACE_SECONDS
     )
@@ -238,9 +252,12 @@ async def _serve(
                 max_instances=options.control.max_instances,
             ) as launcher,
             open_registry(
-                launcher, limits=options.server_limits, grants=grants
+                launcher,
+                limits=options.server_limits,
+                grants=options.grants,
+                trusted={program.source.digest for program in programs.built_in},
             ) as registry,
-            open_listeners(options.addresses) as listeners,
+            open_listeners(options.addresses, tls) as listeners,
             trio.open_nursery() as nursery,
         ):
             metrics = ServerMetrics(models)
@@ -254,6 +271,7 @@ async def _serve(
                 telemetry.watch(app)
             stop, served = trio.Event(), trio.Event()
             nursery.start_soon(metrics.watch_traces)
+            nursery.start_soon(compile_built_in, launcher, programs)
 
             async def serve_connections(
                 *, task_status: trio.TaskStatus[list[str]]
@@ -264,7 +282,8 @@ async def _serve(
                 served.set()
 
             urls = await nursery.start(serve_connections)
-            _print_banner(models, urls, gate)
+            is_readable = options.is_public and tls is None and options.needs_keys
+            _print_banner(models, urls, gate, is_readable=is_readable)
             if options.is_url_printed:
                 print(*urls, sep="\n", flush=True)  # noqa: T201 - it is the result
             number = await anext(received)
@@ -287,14 +306,17 @@ def _open_gate(options: ServeOptions) -> Generator[Gate]:
         with open_key_tables(options.data_directory) as tables:
             yield Gate(KeyRing(tables))
     else:
-        hosts = [a.host for a in options.addresses if isinstance(a, TcpAddress)]
         # Who listens to the world without keys has a guard of their own in front.
-        names = None if options.is_public else {*hosts, *options.names}
+        names = None if options.is_public else {*options.hosts, *options.names}
         yield Gate(names=names)
 
 
 def _print_banner(
-    models: Mapping[str, ServedModel], urls: Sequence[str], gate: Gate
+    models: Mapping[str, ServedModel],
+    urls: Sequence[str],
+    gate: Gate,
+    *,
+    is_readable: bool,
 ) -> None:
     lines = [f"Pie {__version__} serves"]
     for name, model in models.items():
@@ -305,6 +327,8 @@ def _print_banner(
             f"{info.page_size} tokens{size if info.page_bytes else ''}"
         )
     lines.append(f"on {', '.join(urls)}; {_about_keys(gate)}")
+    if is_readable:
+        lines.append("keys can be read on their way here: see --tls-cert")
     say("\n".join(lines))
 
 

@@ -42,19 +42,24 @@ def read_with_manifest(name: str, data: bytes) -> tuple[SourceProgram, Manifest]
     return program, manifest or block or Manifest()
 
 
-def grants_on_server(manifest: Manifest, offered: Grants) -> Grants:
+def grants_on_server(
+    manifest: Manifest, offered: Grants, *, is_trusted: bool = False
+) -> Grants:
     """Return what a program may do: what it names, as far as the server offers it.
 
     Args:
         manifest: One that names no grants is given all that are offered.
         offered: By the server.
+        is_trusted: The program comes with the server, which knows what becomes of what it sees;
+            hosts are offered to it as to all others.
     """
     if manifest.grants is None:
         return offered
     hosts = tuple(
         host for host in manifest.grants.http if _is_offered(host, offered.http)
     )
-    return replace(manifest.granted(offered), http=hosts)
+    granted = manifest.grants if is_trusted else manifest.granted(offered)
+    return replace(granted, http=hosts)
 
 
 def _is_offered(host: str, offered: tuple[str, ...]) -> bool:

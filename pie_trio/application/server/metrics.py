@@ -199,6 +199,7 @@ class ServerMetrics:
             ["model"],
             registry=registry,
         )
+        self.tasks = Gauge("pie_tasks", "Of the server's event loop.", registry=registry)
 
     async def count_request(self) -> None:
         """Count the request that is handled."""
@@ -278,6 +279,7 @@ class ServerMetrics:
         """Return everything in Prometheus's text format."""
         self.read_traces()
         self.running.set(state.registry.launcher.num_running)
+        self.tasks.set(trio.lowlevel.current_statistics().tasks_living)
         for name, model in self._models.items():
             pool = model.pool
             self.pages.labels(name, "free").set(pool.num_free)

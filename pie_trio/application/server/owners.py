@@ -18,7 +18,7 @@ from pie_trio.control.quotas import KeyLimits
 from pie_trio.errors import BadArgumentError, ForbiddenError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 
     from quart.wrappers import Request, Response, Websocket
 
@@ -31,6 +31,7 @@ __all__ = [
     "Owner",
     "Scope",
     "add_gate",
+    "asks_for_keys",
     "authenticate",
     "authorize",
     "is_loopback",
@@ -248,6 +249,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def asks_for_keys(mode: str, hosts: Iterable[str]) -> bool:
+    """Say whether requests need a key.
+
+    Args:
+        mode: ``on``, ``off``, or ``auto`` for wherever others than this machine reach it.
+        hosts: On which it listens.
+    """
+    return mode == "on" or (mode == "auto" and not all(map(is_loopback, hosts)))
+
+
 async def _until_revoked(
     body: IterableBody, gate: Gate, owner: Owner
 ) -> AsyncGenerator[bytes]:
@@ -268,7 +279,9 @@ def _acting(sender: Owner, user: str | None) -> Owner:
     if user is None:
         return sender
     if not sender.is_admin:
-        raise ForbiddenError(f"only a key with the scope admin may send {ACT_AS}")
+        raise ForbiddenError(
+            f"only a key with the scope admin may act for another user ({ACT_AS}, --user)"
+        )
     if not USER.fullmatch(user):
         raise BadArgumentError(f"{ACT_AS} is {user[:80]!r}, which is no name of a user")
     return Owner(user, frozenset(SCOPES) - {"admin"}, sender.key_id, sender.key)

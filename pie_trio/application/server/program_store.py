@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         AsyncIterable,
         Awaitable,
         Callable,
+        Collection,
         Iterator,
     )
 
@@ -186,6 +187,11 @@ class ProgramStore:
             row.name: row for row in self._rows.values() if row.owner == owner.name
         }
         return [found[name] for name in sorted(found)]
+
+    @property
+    def built_in(self) -> Collection[StoredProgram]:
+        """The programs that come with Pie."""
+        return self._built_in.values()
 
     @property
     def adapter_folder(self) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from pie_trio.application.authoring.manifest import Manifest
 from pie_trio.application.background import open_background
 from pie_trio.application.server.events import EventLog
 from pie_trio.application.server.failures import DrainingError
@@ -21,9 +22,8 @@ from pie_trio.application.services import Grants
 from pie_trio.errors import GuestFailedError, LimitError, NotFoundError, PieError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 
-    from pie_trio.application.authoring.manifest import Manifest
     from pie_trio.application.background import Background
     from pie_trio.application.lifecycle.instances import Instance, Launcher
     from pie_trio.application.lifecycle.programs import Program
@@ -55,6 +55,7 @@ class InstanceRegistry:
         *,
         limits: ServerLimits,
         grants: Grants,
+        trusted: Collection[str],
     ) -> None:
         self.launcher, self.limits = launcher, limits
         self.is_draining = False
@@ -62,7 +63,7 @@ class InstanceRegistry:
         self.on_ended: Callable[[RunningInstance, Exception | None], None] = (
             lambda _instance, _error: None
         )
-        self._background, self._grants = background, grants
+        self._background, self._grants, self._trusted = background, grants, trusted
         self._instances: dict[str, RunningInstance] = {}
         self._running: dict[str, RunningInstance] = {}
         self._ended: deque[RunningInstance] = deque()
@@ -110,9 +111,11 @@ class InstanceRegistry:
             arguments,
             on_log=lambda line: instance.add_line(line) if instance else None,
             owner=owner.name,
-            grants=grants_on_server(manifest, self._grants)
-            if manifest
-            else self._grants,
+            grants=grants_on_server(
+                manifest or Manifest(),
+                self._grants,
+                is_trusted=program.digest in self._trusted,
+            ),
             limits=manifest.limits.below(self.launcher.limits) if manifest else None,
             key=owner.key,
         )
@@ -273,6 +276,7 @@ async def open_registry(
     *,
     limits: ServerLimits | None = None,
     grants: Grants | None = None,
+    trusted: Collection[str] = (),
 ) -> AsyncGenerator[InstanceRegistry]:
     """Launch instances for as long as the block is open; those that are left are ended.
 
@@ -280,6 +284,7 @@ async def open_registry(
         launcher: Stays open longer.
         limits: None for the defaults.
         grants: What instances may do; nothing beyond their sandbox without.
+        trusted: Digests of programs that get what they ask for: those that come with Pie.
     """
     async with open_background() as background:
         yield InstanceRegistry(
@@ -287,4 +292,5 @@ async def open_registry(
             background,
             limits=limits or ServerLimits(),
             grants=grants or Grants(),
+            trusted=trusted,
         )

@@ -74,6 +74,7 @@ class RunningInstance:
         self._line_or_end = trio.Event()
         self._ended_running = trio.Event()
         self._ended = trio.Event()
+        session.outbox.pass_on(self._take_message)
         if not is_detached:
             events.hold(0)
 
@@ -200,7 +201,6 @@ class RunningInstance:
         """Make events of its messages until there are no more."""
         assert self._session is not None, "it runs"
         outbox = self._session.outbox
-        outbox.pass_on(self._take_message)
         while True:
             await self.events.wait_room()
             messages = await outbox.take()

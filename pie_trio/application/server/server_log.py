@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,10 +67,14 @@ def open_server_log(form: LogFormat, level: str) -> Generator[None]:
 
 
 def say(text: str) -> None:
-    """Tell people something on stderr, whatever the level is; as JSON where lines are JSON."""
+    """Tell people something on stderr, whatever the level is; as JSON where lines are JSON.
+
+    Where nothing can be written, as to a log on a full disk, it is lost, as other lines are.
+    """
     if _format.get() == "json":
         text = _encode(time.time(), "info", ROOT, text, {})
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def log_launch(instance: RunningInstance) -> None:

@@ -72,6 +72,10 @@ class ServerState:
         if isinstance(program, str):
             found = await self.programs.find(program, owner=owner)
             return found.source, found.manifest
+        if program is None:
+            raise BadArgumentError(
+                "a launch needs a program: its name, source or files"
+            )
         given = _object(program, "program, if it is no name,", ("source", "files"))
         if len(given) != 1:
             raise BadArgumentError("program must be a name, or have source or files")

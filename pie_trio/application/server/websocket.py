@@ -32,6 +32,8 @@ MAX_ATTACHED = 256
 MAX_UNSENT = 64
 """Messages to an instance that its inbox has no room for yet."""
 GOING_AWAY, NOT_ALLOWED = 1001, 1008
+KINDS = ("launch", "attach", "detach", "message", "signal", "cancel")
+"""What a client may send, but for binary frames."""
 
 
 def add_websocket(app: WebApp, state: ServerState) -> None:
@@ -121,12 +123,11 @@ class _Session:
             instance = await self._state.launch(fields, owner=self._owner)
             self._attach(instance, 0)
             return {"type": "launched", "instance": instance.instance_id}
+        if kind not in KINDS:
+            raise BadArgumentError(f"type is {kind!r}: expected {', '.join(KINDS)}")
         name = fields.get("instance")
         if not isinstance(name, str):
-            raise BadArgumentError(
-                "expected type launch, attach, detach, message or signal, and with all but "
-                "launch an instance"
-            )
+            raise BadArgumentError(f"{kind} takes an instance, got {name!r}")
         if kind == "message":
             self._put(name, read_message(fields))
         elif kind == "attach":
@@ -135,13 +136,8 @@ class _Session:
             self._find(name).detach()
         elif kind == "cancel":
             self._find(name).cancel()
-        elif kind == "signal":
-            self._signal(name, fields.get("signal"))
         else:
-            raise BadArgumentError(
-                f"type is {kind!r}: expected launch, attach, detach, message, signal or "
-                "cancel"
-            )
+            self._signal(name, fields.get("signal"))
         return {"type": "done", "instance": name}
 
     def _signal(self, name: str, signal: object) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
+from quart import has_request_context, request, websocket
 from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import WebsocketMismatch
 
 from pie_trio.application.web.asgi import (
     EndedWebSocket,
@@ -21,11 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from quart.typing import ResponseReturnValue, ResponseTypes
-    from quart.wrappers import Response, Websocket
+    from quart.wrappers import Request, Response, Websocket
 
 __all__ = ["WebApp", "make_app"]
 
 MAX_BODY_BYTES = 1 << 20
+MAX_PATH_CHARACTERS = 200
+UPGRADE_REQUIRED = 426
+IMPLIED = {"HEAD", "OPTIONS"}
+"""Methods that need no handler."""
 
 INTERNAL_MESSAGE = "the server failed at this request; its log says why"
 
@@ -127,8 +133,7 @@ def make_app(
 
 
 async def _answer_error(error: HTTPException) -> Response:
-    status = error.code or 500
-    message = (error.description or "") if status < 500 else ""
+    status, message = _explained(error)
     if status >= 500:
         was_raised = getattr(error, "original_exception", None) is None
         message = (was_raised and error.description) or INTERNAL_MESSAGE
@@ -137,12 +142,35 @@ async def _answer_error(error: HTTPException) -> Response:
         for key, value in error.get_headers()
         if key.lower() not in ("content-type", "content-length")
     ]
+    if status == UPGRADE_REQUIRED:
+        headers += [("upgrade", "websocket"), ("connection", "upgrade")]
     return TrioResponse(
         problem_body(status, message),
         status,
         headers,  # type: ignore[arg-type]  # pairs are as good as a mapping
         content_type="application/json",
     )
+
+
+def _explained(error: HTTPException) -> tuple[int, str]:
+    """Return the status of an error, and what was wrong; in our words where no route was found."""
+    status = error.code or 500
+    if status >= 500:
+        return status, ""
+    asked: Request | Websocket = request if has_request_context() else websocket
+    path = asked.path[:MAX_PATH_CHARACTERS]
+    match error:
+        case WebsocketMismatch() if has_request_context():
+            return UPGRADE_REQUIRED, f"{path} is a WebSocket: ask for an upgrade to one"
+        case WebsocketMismatch():
+            return status, f"{path} is no WebSocket: send a request"
+        case NotFound() if error.description == NotFound.description:
+            return status, f"there is nothing at {path}"
+        case MethodNotAllowed() if error.valid_methods:
+            known = ", ".join(sorted({*error.valid_methods} - IMPLIED))
+            return status, f"{path} takes {known}, and not {asked.method}"
+        case _:
+            return status, error.description or ""
 
 
 def _no_lifespan(name: str) -> RuntimeError:

@@ -19,6 +19,7 @@ from pie_trio.application.server.owners import LOCAL, Gate, Owner
 from pie_trio.application.server.program_store import ProgramStore, open_program_store
 from pie_trio.application.server.registry import InstanceRegistry, open_registry
 from pie_trio.application.server.state import ServerState
+from pie_trio.application.web.shell import ShellConfig
 from tests.application.server.clients import Api
 from tests.application.web.servers import Running, running
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pie_trio.application.server.keys import Scope
     from pie_trio.application.services import Grants
     from pie_trio.application.web import WebApp
-    from pie_trio.application.web.shell import ShellConfig
     from pie_trio.control.quotas import Quotas
     from tests.application.conftest import OpenLauncher
 
@@ -67,6 +67,8 @@ class Served:
         return self.api.with_key(self.make_key(name, *scopes, **limits))
 
 
+PATIENCE_SECONDS = 120.0
+
 OpenServer = Callable[..., AbstractAsyncContextManager[Served]]
 
 
@@ -89,7 +91,11 @@ def open_server(open_fake: OpenLauncher, tmp_path: Path) -> OpenServer:
         quotas: Quotas | None = None,
         **launcher_options: Any,
     ) -> AsyncGenerator[Served]:
-        limits = limits or ServerLimits()
+        # A machine that stalls is no reason to refuse.
+        limits = limits or ServerLimits(
+            inspect_seconds=PATIENCE_SECONDS, lease_seconds=PATIENCE_SECONDS
+        )
+        shell = shell or ShellConfig(header_seconds=PATIENCE_SECONDS)
         async with (
             open_program_store(
                 tmp_path / "data", limits=limits, built_in=tmp_path / "built_in"

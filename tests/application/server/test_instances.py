@@ -477,8 +477,8 @@ async def test_all_events_of_one_step_leave_in_one_chunk(
         await served.api.deploy("bursts", body)
         async with served.api.launch("bursts") as stream:
             name = (await stream.until("started"))["id"]
-            await stream.until("receiving")
             await stream.until("message")
+            await stream.until("receiving")
             await served.api.ask("POST", f"/v1/instances/{name}/messages", {"text": ""})
             size = int(await stream.client.read_until(b"\r\n"), 16)
             data = await stream.client.read_until(b"\r\n0\r\n\r\n")

@@ -84,6 +84,24 @@ def test_hosts_are_those_that_both_sides_name(
     assert grants_on_server(manifest, Grants(http=offered)).http == granted
 
 
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_what_comes_with_the_server_has_what_it_asks_for_but_hosts(
+    is_trusted: bool,
+) -> None:
+    asking = Manifest(grants=Grants(logits=True, http=("a.org",)))
+    granted = grants_on_server(asking, Grants(), is_trusted=is_trusted)
+    assert granted == Grants(logits=is_trusted)
+
+
+async def test_a_refusal_names_the_grant_and_the_flag(open_server: OpenServer) -> None:
+    body = text_of("async with spawn(): pass")
+    async with open_server(grants=Grants(spawn=False)) as served:
+        await served.api.ask("PUT", "/v1/programs/alone", body)
+        done = await served.api.run("alone")
+    assert "the grant `spawn`" in done["error"]["message"], done
+    assert "--allow-spawn on" in done["error"]["message"]
+
+
 def test_who_says_nothing_gets_what_the_server_offers() -> None:
     offered = Grants(logits=True, http=("*",))
     assert grants_on_server(Manifest(), offered) == offered

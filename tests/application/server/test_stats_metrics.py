@@ -76,3 +76,15 @@ async def test_programs_are_no_unbounded_labels(
         if name.startswith("pie_instances_launched_total")
     }
     assert launched == {"a": 2, "b": 1, "other": 2}
+
+
+async def test_tasks_are_as_many_as_before_once_nothing_runs(
+    open_server: OpenServer,
+) -> None:
+    async with open_server() as served:
+        await served.api.deploy("one", GENERATE)
+        before = (await numbers(served.api))["pie_tasks"]
+        await served.api.run("one")
+        assert (await numbers(served.api))["pie_tasks"] == before
+        async with served.api.stream("GET", "/v1/stats/stream"):
+            assert (await numbers(served.api))["pie_tasks"] > before

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pie_trio.application.remote.top import run_top
 from pie_trio.application.remote.top_screen import TopState, render
+from pie_trio.client import Client
 from pie_trio.errors import ConfigError, PieError
 from tests.cli.conftest import LIMIT_SECONDS, ROOT
 
@@ -136,12 +137,12 @@ def test_what_does_not_fit_below_is_counted() -> None:
 
 def test_without_a_server_it_says_what_to_do() -> None:
     with pytest.raises(PieError, match="start one with `pie serve`"):
-        run_top("http://127.0.0.1:1", None, is_once=True)
+        run_top(partial(Client, "http://127.0.0.1:1"), is_once=True)
 
 
 def test_json_is_for_one_snapshot() -> None:
     with pytest.raises(ConfigError, match="--once"):
-        run_top(None, None, is_json=True)
+        run_top(Client, is_json=True)
 
 
 async def test_one_snapshot_is_printed_as_json(
@@ -152,7 +153,9 @@ async def test_one_snapshot_is_printed_as_json(
         async with served.api.launch("one") as events:
             name = (await events.until("started"))["id"]
             await events.until("receiving")
-            print_it = partial(run_top, served.web.urls[0], None, is_once=True)
+            print_it = partial(
+                run_top, partial(Client, served.web.urls[0]), is_once=True
+            )
             code = await trio.to_thread.run_sync(partial(print_it, is_json=True))
             assert code == 0
             found = json.loads(capfdbinary.readouterr().out)

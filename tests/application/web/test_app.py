@@ -10,6 +10,7 @@ from quart import abort, websocket
 
 from pie_trio.application.web import make_app
 from pie_trio.application.web.problems import problem_code
+from tests.application.web.clients import HANDSHAKE
 from tests.application.web.servers import TIME_LIMIT_SECONDS, app_with, running
 
 if TYPE_CHECKING:
@@ -107,6 +108,24 @@ async def test_what_is_not_there_is_json_and_nothing_redirects() -> None:
         assert response.status == 405
         assert "GET" in response.headers["allow"]
         assert response.error["code"] == "method-not-allowed"
+        assert response.error["message"].startswith("/hello takes GET")
+
+
+async def test_a_path_that_is_asked_in_the_wrong_way_says_which_is_right() -> None:
+    app = app_with(hello=not_found)
+    app.add_websocket("/ws", "ws", bug)
+    async with running(app) as server:
+        async with await server.connect() as client:
+            missing = await client.get("/nope")
+            assert missing.error["message"] == "there is nothing at /nope"
+            response = await client.get("/ws")
+            assert (response.status, response.headers["upgrade"]) == (426, "websocket")
+            assert response.error["message"].startswith("/ws is a WebSocket")
+            assert (await client.get("/nope")).status == 404, "the connection goes on"
+            await client.send(HANDSHAKE.replace(b"/ws", b"/hello") + b"\r\n")
+            response = await client.read_response()
+            assert response.status == 400
+            assert response.error["message"] == "/hello is no WebSocket: send a request"
 
 
 def test_hooks_that_would_never_run_are_refused() -> None:

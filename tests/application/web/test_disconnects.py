@@ -358,3 +358,24 @@ async def test_a_handler_that_sends_in_its_cleanup_stops_nobody(path: str) -> No
             await client.leave("fin")
             await check_one_cancelled(probe)
         await server.check_alive()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_that_leaves_while_it_is_refused_is_no_failure(
+    way: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_eof = trio.SocketStream.send_eof
+
+    async with running(app_with()) as server:
+        async with await server.connect() as client:
+
+            async def leave_first(stream: trio.SocketStream) -> None:
+                monkeypatch.undo()  # the client's own is the plain one
+                await client.leave(way)
+                await send_eof(stream)
+
+            monkeypatch.setattr(trio.SocketStream, "send_eof", leave_first)
+            await client.send(b"no request\r\n\r\n")
+            await settle()
+        await server.check_alive()
+    assert caplog.records == []

@@ -142,10 +142,10 @@ async def test_a_refused_handshake_is_an_ordinary_answer() -> None:
         await client.expect_end()
 
 
-async def test_a_websocket_path_without_upgrade_is_not_there() -> None:
+async def test_a_websocket_path_without_upgrade_asks_for_one() -> None:
     async with running(make_hostile_app()) as server, await server.connect() as client:
         response = await client.get("/ws")
-        assert response.status in (400, 404)
+        assert response.status == 426
         assert response.error["message"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,13 +183,30 @@ async def test_http_2_is_not_agreed_to(
             assert "HTTP/2.0" in response.error["message"]
 
 
-async def test_a_client_without_tls_ends_nobody(secure: Secure) -> None:
+async def test_a_client_without_tls_is_told_to_speak_it(secure: Secure) -> None:
     context = load_tls(secure.files)
     async with running(app_with(hello=hello), ssl_context=context) as server:
         async with await server.connect() as client:
             await client.send(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
-            with pytest.raises((AssertionError, trio.BrokenResourceError)):
-                assert await client.read_all() == b"an answer"
+            response = await client.read_response()
+            assert response.status == 400
+            assert "https://" in response.error["message"]
+            await client.expect_end()
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n\r\n", b"\x00" * 100])
+async def test_what_is_neither_tls_nor_http_ends_nobody(
+    secure: Secure, said: bytes
+) -> None:
+    context = load_tls(secure.files)
+    async with running(app_with(hello=hello), ssl_context=context) as server:
+        async with await server.connect() as client:
+            if said:
+                await client.send(said)
+            else:
+                await client.leave("rst")
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                assert b"HTTP" not in await client.read_all()
         async with await server.connect(ssl_context=secure.client_context) as client:
             assert (await client.get("/hello")).status == 200
 

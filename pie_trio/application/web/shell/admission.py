@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Admission", "peer_group"]
 
 IPV6_GROUP_BITS = 64
+SOON = ((b"retry-after", b"1"),)
 
 
 def peer_group(host: str | None) -> str | None:
@@ -53,12 +54,15 @@ class Admission:
         )
         if self.num_open >= most:
             raise RefusedError(
-                503, f"the server has {most} connections, which is all it takes"
+                503,
+                f"the server has {most} connections, which is all it takes",
+                SOON,
             )
         if group is not None and self._by_group[group] >= most_of_one:
             raise RefusedError(
                 429,
                 f"your address has {most_of_one} connections, which is all it may have",
+                SOON,
             )
         self.num_open += 1
         if group is not None:

@@ -205,9 +205,12 @@ class Connection:
             await self._writer.flush()
             if self._writer.is_broken:
                 return
-            if isinstance(self._stream, trio.abc.HalfCloseableStream):
-                await self._stream.send_eof()
-                while await self._stream.receive_some(READ_BYTES):
-                    pass
-            else:
-                await self._stream.aclose()
+            try:
+                if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                    await self._stream.send_eof()
+                    while await self._stream.receive_some(READ_BYTES):
+                        pass
+                else:
+                    await self._stream.aclose()
+            except trio.BrokenResourceError:  # it has left meanwhile: it wants no more
+                self.abort()

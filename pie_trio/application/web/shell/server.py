@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from pie_trio.application.web.shell.shared import Shared
 from pie_trio.application.web.shell.tls import LingeringStream
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from hypercorn.typing import ASGIFramework
@@ -33,6 +33,8 @@ MAX_REFUSALS = 64
 """Told at once that there are too many connections; more are closed without a word."""
 
 REFUSAL_SECONDS = 0.5
+
+SPEAK_TLS = "this port speaks TLS: send the request to https://"
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +176,24 @@ async def _shake_hands(
     )
     try:
         with trio.fail_after(config.handshake_seconds):
+            if await _begins_as_http(tcp):
+                await _turn_away(tcp, RefusedError(400, SPEAK_TLS))
+                return None
             await tls.do_handshake()
-    except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
+    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
         logger.debug("no TLS with a client: %s", error.__cause__ or error)
         return None
     return tls
+
+
+async def _begins_as_http(tcp: trio.SocketStream) -> bool:
+    """Say whether a client begins with a method of HTTP; what it sent is still to be read.
+
+    Raises:
+        OSError: The client is gone.
+    """
+    beginning: bytes = await tcp.socket.recv(1, socket.MSG_PEEK)
+    return beginning.isalpha()  # TLS begins with 0x16
 
 
 async def _turn_away(stream: trio.SocketStream, error: RefusedError) -> None:
@@ -186,11 +201,13 @@ async def _turn_away(stream: trio.SocketStream, error: RefusedError) -> None:
     body = problem_body(error.status, error.message)
     head = (
         f"HTTP/1.1 {error.status} \r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n"
     )
+    for name, value in error.headers:
+        head += f"{name.decode()}: {value.decode()}\r\n"
     with trio.move_on_after(REFUSAL_SECONDS):
         try:
-            await stream.send_all(head.encode() + body)
+            await stream.send_all(f"{head}\r\n".encode() + body)
             await stream.send_eof()
             while await stream.receive_some():
                 pass
