@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -12,11 +12,12 @@ import torch
 from pie_trio.engine_api import ModelInfo, OutputSpec
 from pie_trio.errors import EngineError, ModelDirectoryError
 from pie_trio.inference.adapters.loading import load_adapter
-from pie_trio.inference.adapters.lowrank import Adapter, adapt, group_rows
+from pie_trio.inference.adapters.lowrank import Adapter
 from pie_trio.inference.adapters.table import AdapterTable, WithAdapters
 from pie_trio.inference.backends.torch_cpu import to_tensor
 from pie_trio.inference.gpu.choosing import choose_gpu, open_gpu_step
 from pie_trio.inference.gpu.kernels import FlashInferKernels
+from pie_trio.inference.gpu.step import GpuStep
 from pie_trio.inference.kernels.choosing import choose_kernels
 from pie_trio.inference.kernels.preparing import Preparation
 from pie_trio.inference.kv_cache import (
@@ -26,13 +27,15 @@ from pie_trio.inference.kv_cache import (
 from pie_trio.inference.metadata import build_metadata
 from pie_trio.inference.model_directory import read_model_directory
 from pie_trio.inference.models.loading import load_decoder
-from pie_trio.inference.outputs import make_results, plan_outputs
+from pie_trio.inference.outputs import plan_outputs
+from pie_trio.inference.parallel.split import WHOLE, check_split
+from pie_trio.inference.pipeline import OnItsWay, Pipeline, can_follow
 from pie_trio.inference.processors import (
     ProcessorTable,
     WithProcessors,
     grammar_vocabulary,
 )
-from pie_trio.inference.step import compute
+from pie_trio.inference.step import Done, StepInput, compute
 from pie_trio.inference.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from pie_trio.inference.validation import (
     check_page_data,
@@ -43,7 +46,7 @@ from pie_trio.inference.validation import (
 from pie_trio.inference.weights import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from pie_trio.inference.kernels.protocol import Kernels, PagedCache
     from pie_trio.inference.models.config import DecoderConfig
     from pie_trio.inference.models.decoder import Decoder
+    from pie_trio.inference.parallel.part import Part
     from pie_trio.inference.step import Compute
 
 __all__ = ["DtypeName", "LoadedModel", "TorchEngine", "open_engine", "resolve_dtype"]
@@ -103,6 +107,7 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         self._adapters = AdapterTable[Adapter]()
         self._info, self._compute = info, compute
         self._num_threads = num_threads
+        self._pipeline = Pipeline()
         self._loaded: tuple[Decoder, PagedCache, Tensor] | None = (
             model,
             kv_cache,
@@ -121,27 +126,58 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
             EngineError: A request is impossible, or torch failed. Impossible requests are
                 found before anything is written.
         """
-        with self._adapters.use(batch.forwards) as adapters:
-            return self._execute(batch, adapters)
+        if len(self._pipeline):
+            raise EngineError("a step is on its way: collect it before another one")
+        self._pipeline.forget()
+        return self._finish(self._launch(batch))
 
-    def _execute(
-        self, batch: Batch, adapters: Mapping[str, Adapter] | None
-    ) -> BatchResult:
+    def submit(self, batch: Batch) -> None:
+        """Ask for a step: see :meth:`pie_trio.engine_api.PipelinedEngine.submit`.
+
+        Where a device computes that is not waited for; else the step is done on return.
+
+        Raises:
+            EngineError: As :meth:`execute`, or the batch has to wait for a step on its way.
+        """
+        self._pipeline.check(batch)
+        self._pipeline.add(self._launch(batch))
+
+    def collect(self) -> BatchResult:
+        """Return the oldest step: see :meth:`pie_trio.engine_api.PipelinedEngine.collect`.
+
+        Raises:
+            EngineError: There is none, or torch failed.
+        """
+        return self._finish(self._pipeline.take())
+
+    def can_follow(self, outputs: Sequence[OutputSpec]) -> bool:
+        """See :meth:`pie_trio.engine_api.PipelinedEngine.can_follow`."""
+        return isinstance(self._compute, GpuStep) and can_follow(outputs)
+
+    def _launch(self, batch: Batch) -> OnItsWay:
         model, kv_cache, embeds = self._open()
-        check_shapes(batch, self._info)
-        metadata = build_metadata(batch, self._info.page_size)
-        plan = plan_outputs(batch, metadata)
-        check_values(metadata, plan, self._info)
-        with self._processors.prepare(plan) as prepared:
+        with ExitStack() as stack:
+            adapters = stack.enter_context(self._adapters.use(batch.forwards))
+            check_shapes(batch, self._info)
+            metadata = build_metadata(batch, self._info.page_size)
+            plan = plan_outputs(batch, metadata)
+            check_values(metadata, plan, self._info)
+            follows = self._pipeline.follows(batch, metadata)
+            prepared = stack.enter_context(self._processors.prepare(plan))
+            step = StepInput(batch, metadata, plan, prepared, adapters, follows)
             with self._torch():
-                if adapters is not None:
-                    names = [forward.adapter for forward in batch.forwards]
-                    device = model.kernels.device
-                    groups = group_rows(names, metadata, adapters, device)
-                    model = adapt(model, groups)
                 kv_cache.copy(batch.copies)
-                found = self._compute(batch, metadata, plan, model, kv_cache, embeds)
-            return make_results(batch, plan, found, prepared=prepared)
+                if isinstance(self._compute, GpuStep):
+                    pending = self._compute.launch(step, model, kv_cache, embeds)
+                else:
+                    pending = Done(self._compute(step, model, kv_cache, embeds))
+            return OnItsWay(batch, plan, pending, prepared, stack.pop_all())
+
+    def _finish(self, step: OnItsWay) -> BatchResult:
+        if isinstance(step.pending, Done):
+            return step.finish()
+        with self._torch():
+            return step.finish()
 
     def forward_logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step but return the logits of all output rows; for tests and tools.
@@ -253,6 +289,7 @@ def open_engine(
     kernels: KernelsName | Kernels = "auto",
     quantize: QuantizeName | None = None,
     device: DeviceName = "cpu",
+    part: Part | None = None,
 ) -> LoadedModel:
     """Load a model directory and allocate its KV cache.
 
@@ -271,26 +308,31 @@ def open_engine(
         quantize: "int8" rounds the weights of linear layers, and what goes into them, to 8
             bits: faster, in half the memory, and with slightly different results.
         device: See :func:`~.gpu.choosing.choose_gpu`.
+        part: The rank that this process is, where several have a part of the model each.
 
     Raises:
         ModelDirectoryError: The directory cannot be used.
-        ConfigError: The KV cache or the places for hidden states cannot be allocated, or the
+        ConfigError: The ranks cannot share the model. The KV cache or the places for hidden states cannot be allocated, or the
             chosen kernels or 8 bits are not possible here.
     """
     source = read_model_directory(directory)
     config = source.config
+    group = None if part is None else part.group
+    split = WHOLE if group is None else group.split
+    check_split(config, split.size)
+    own = split.config(config)
     torch_dtype = resolve_dtype(config, dtype)
     is_int8 = quantize == "int8"
-    chosen = _choose_kernels(kernels, device, config, torch_dtype, is_int8=is_int8)
+    chosen = _choose_kernels(kernels, device, own, torch_dtype, is_int8=is_int8)
     is_packed = not isinstance(chosen, FlashInferKernels)
     preparation = Preparation(chosen, is_packed=is_packed, is_int8=is_int8)
     tokenizer = load_tokenizer(
         source.path / "tokenizer.json", vocab_size=config.vocab_size
     )
     with open_checkpoint(source.path) as checkpoint:
-        model = load_decoder(config, checkpoint, torch_dtype, preparation)
+        model = load_decoder(config, checkpoint, torch_dtype, preparation, group)
     kv_cache = preparation.kernels.allocate_kv_cache(
-        config, num_pages=num_pages, page_size=page_size, dtype=torch_dtype
+        own, num_pages=num_pages, page_size=page_size, dtype=torch_dtype
     )
     embeds = allocate_embeds(config, num_embeds=num_embeds, dtype=torch_dtype)
     embeds = preparation.place(embeds)
@@ -312,11 +354,12 @@ def open_engine(
         chat=source.chat,
         page_size=page_size,
         num_pages=num_pages,
-        page_bytes=kv_bytes_per_page(config, page_size=page_size, dtype=torch_dtype),
+        page_bytes=kv_bytes_per_page(own, page_size=page_size, dtype=torch_dtype),
         hidden_size=config.hidden_size,
         num_embeds=num_embeds,
     )
-    engine = TorchEngine(
+    make_engine = TorchEngine if part is None else part.make_engine
+    engine = make_engine(
         info,
         model,
         kv_cache,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from pie_trio.errors import ModelDirectoryError
 from pie_trio.inference.json_files import read_json_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -39,8 +39,23 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return a copy of a tensor, converted to ``dtype``.
+    def take(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        rows: Sequence[slice] | None = None,
+        columns: slice | None = None,
+    ) -> Tensor:
+        """Return a copy of a tensor, or of a part of it, converted to ``dtype``.
+
+        Args:
+            name: Of the tensor.
+            shape: Of all of it.
+            dtype: Of the copy.
+            rows: To read, one after the other; None for all.
+            columns: To read of a matrix; None for all. One of the two is None.
 
         Raises:
             ModelDirectoryError: It is missing, or has another shape or an unknown dtype.
@@ -67,6 +82,11 @@ class Checkpoint:
         self._taken.add(name)
         # A copy, because the original is a view of the mapped file: were that truncated
         # later, reading it would kill the process with SIGBUS.
+        if rows is not None:
+            parts = [cast("Tensor", piece[part]).to(dtype, copy=True) for part in rows]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if columns is not None:
+            return cast("Tensor", piece[:, columns]).to(dtype, copy=True).contiguous()
         tensor = cast("Tensor", file.get_tensor(name))
         return tensor.to(dtype, copy=True)
 

@@ -11,6 +11,7 @@ from pie_trio.inference.engine import open_engine
 from pie_trio.inference.fake import FakeEngine
 from pie_trio.inference.kernels.library import find_library
 from tests.inference.gpu.fakes import fake_kernels
+from tests.inference.parallel.ranks import open_ranks
 from tests.model_factory import LlamaShape, write_llama_directory
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from pie_trio.inference.engine import LoadedModel, TorchEngine
     from pie_trio.inference.kernels.choosing import KernelsName
-    from pie_trio.inference.kernels.protocol import Kernels
+    from pie_trio.inference.parallel.part import Part
 
 GOLDEN_MODELS = ("stories260K", "TinyStories-656K")
 
@@ -92,6 +93,10 @@ class FakeInProcess(RemoteEngine):
 ENGINES = (
     *("fake", "process", "torch", "torch-untied", "native", "native-untied"),
     *("flashinfer", "flashinfer-untied"),  # over a fake of the library
+    # Two, as threads: to connect them takes 0.2 s each time, and what is special about them is in
+    # tests/inference/parallel.
+    pytest.param("ranks", marks=pytest.mark.slow),
+    pytest.param("flashinfer-ranks", marks=pytest.mark.slow),
 )
 
 
@@ -110,23 +115,27 @@ def engine(
             num_pages=NUM_PAGES, page_size=PAGE_SIZE, num_embeds=NUM_EMBEDS
         )
         return
-    kernels, _, untied = str(request.param).partition("-")
+    kernels, _, kind = str(request.param).partition("-")
     if kernels == "native" and isinstance(library := find_library(), str):
         pytest.skip(f"no native kernels: {library}")
-    chosen: KernelsName | Kernels = "native" if kernels == "native" else "torch"
-    if kernels == "flashinfer":
-        chosen = fake_kernels()
-    opened = open_engine(
-        untied_llama if untied else tiny_llama,
-        name="real",
-        num_pages=NUM_PAGES,
-        page_size=PAGE_SIZE,
-        num_embeds=NUM_EMBEDS,
-        num_threads=NUM_THREADS,
-        kernels=chosen,
-    )
-    yield opened.engine
-    opened.engine.close()
+    chosen: KernelsName = "native" if kernels == "native" else "torch"
+
+    def open_part(part: Part | None = None) -> TorchEngine:
+        return open_engine(
+            untied_llama if kind == "untied" else tiny_llama,
+            name="real",
+            num_pages=NUM_PAGES,
+            page_size=PAGE_SIZE,
+            num_embeds=NUM_EMBEDS,
+            num_threads=NUM_THREADS,
+            # Those of a GPU are one's own.
+            kernels=fake_kernels() if kernels == "flashinfer" else chosen,
+            part=part,
+        ).engine
+
+    opened = open_ranks(open_part, 2) if "ranks" in request.param else open_part()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session", params=GOLDEN_MODELS)

@@ -62,8 +62,9 @@ class ModelSize:
     """What a model takes before it has any KV page, and what a page takes.
 
     Attributes:
-        weight_bytes: As they are computed with, and the places for hidden states.
-        page_bytes: Of one KV page in all layers.
+        weight_bytes: As they are computed with, and the places for hidden states; of all
+            processes that have a part of it.
+        page_bytes: Of one KV page in all layers, as well.
     """
 
     weight_bytes: int
@@ -113,10 +114,17 @@ def measure_model(config: ModelConfig) -> ModelSize:
             is_int8 = (
                 config.quantize == "int8" and len(shape) > 1 and "embed" not in tensor
             )
-            weights += math.prod(shape) * (1 if is_int8 else item_bytes)
-    weights += config.num_embeds * decoder.hidden_size * item_bytes
+            num_copies = config.tensor_parallel if _is_copied(tensor, shape) else 1
+            weights += num_copies * math.prod(shape) * (1 if is_int8 else item_bytes)
+    embeds = config.num_embeds * decoder.hidden_size * item_bytes
+    weights += config.tensor_parallel * embeds
     numbers = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim
     return ModelSize(weights, config.page_size * numbers * item_bytes)
+
+
+def _is_copied(tensor: str, shape: Sequence[int]) -> bool:
+    """Say whether each process has all of a tensor: see ``inference/parallel``."""
+    return "embed" in tensor or (len(shape) == 1 and not tensor.endswith(".bias"))
 
 
 def size_models(
@@ -166,10 +174,23 @@ def size_models(
 
 
 def _find_for(models: Sequence[ModelConfig]) -> AvailableMemory:
-    """Return the memory that models are loaded into: a GPU's if all of them are for one."""
-    if models and all(model.device == "cuda" for model in models):
-        return AvailableMemory(free_gpu_bytes(), "the GPU's memory")
-    return find_memory()
+    """Return the memory that models are loaded into: GPUs' if all of them are for these.
+
+    Raises:
+        ConfigError: There are too few GPUs, or models are for different numbers of them.
+    """
+    if not models or any(model.device != "cuda" for model in models):
+        return find_memory()
+    counts = {model.tensor_parallel for model in models}
+    if len(counts) > 1:
+        raise ConfigError(
+            "models on GPUs are shared by the same number of them, but --tensor-parallel is "
+            f"{' and '.join(map(str, sorted(counts)))}: serve them from two servers"
+        )
+    (count,) = counts
+    limit = "the GPU's memory" if count == 1 else f"the memory of {count} GPUs"
+    # Each process takes the same, so that the GPU with the least sets the limit.
+    return AvailableMemory(count * free_gpu_bytes(count), limit)
 
 
 def format_bytes(count: int) -> str:

@@ -23,10 +23,21 @@ if TYPE_CHECKING:
 
     from pie_trio.engine_api import Engine, ModelInfo
 
-__all__ = ["EngineOpener", "EngineProcess", "engine_environment", "spawn_engine"]
+__all__ = [
+    "END_SECONDS",
+    "RANK_LOST",
+    "EngineOpener",
+    "EngineProcess",
+    "engine_environment",
+    "num_cores",
+    "spawn_engine",
+]
 
 NUM_SLOW = 3
 """Calls that may take long (grammars, adapters) which are answered at once."""
+
+RANK_LOST = 3
+"""Exit code of an engine's process that ends because another rank of its model has."""
 
 END_SECONDS = 5.0
 """For a killed process to be gone."""
@@ -50,7 +61,7 @@ def engine_environment(num_threads: int | None) -> dict[str, str]:
     """
     root = str(Path(pie_trio.__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    count = num_threads or _num_cores()
+    count = num_threads or num_cores()
     threads = {**THREADS, "OMP_NUM_THREADS": str(count)}
     return {**threads, **os.environ, "PYTHONPATH": path}
 
@@ -118,6 +129,8 @@ class EngineProcess:
             code = self.popen.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             return "has closed its sockets"
+        if code == RANK_LOST:
+            return "ended with another rank of its model: the log says why"
         if code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name
@@ -183,7 +196,8 @@ def _has_number(stream: Any) -> bool:
     return True
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

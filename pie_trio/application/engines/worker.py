@@ -6,17 +6,15 @@ are answered beside them. Whenever the server ends, however it does, this proces
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from pie_trio.application.engines.channel import Channel, ClosedError
+from pie_trio.application.engines.life import live_with
 from pie_trio.application.engines.messages import BatchReader, pack_error, pack_result
 from pie_trio.errors import PieError
 
@@ -33,7 +31,6 @@ SWITCH_SECONDS = 0.0005
 """A short call gets Python's lock so soon after it has come; else it may take 5 ms, in which the
 server waits."""
 
-_PR_SET_PDEATHSIG = 1
 _ABOUT_ADAPTERS = ("load_adapter", "drop_adapter")
 
 
@@ -62,11 +59,7 @@ def main(arguments: Sequence[str]) -> None:
             the numbers of the sockets: for its life, for steps, and for calls.
     """
     parent, life, *others = map(int, arguments)
-    faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
-    _end_with(parent)
-    alive = socket.socket(fileno=life)
-    threading.Thread(target=_end_with_server, args=(alive,), daemon=True).start()
+    live_with(parent, life)
     sys.setswitchinterval(SWITCH_SECONDS)
     steps, *calls = [Channel(socket.socket(fileno=number)) for number in others]
     try:
@@ -149,19 +142,6 @@ def _until_closed(serve: Callable[..., None], *arguments: Any) -> None:
         serve(*arguments)
     except ClosedError:
         os._exit(0)
-
-
-def _end_with_server(alive: socket.socket) -> None:
-    alive.recv(1)  # nothing is ever sent: this is its end
-    os._exit(0)
-
-
-def _end_with(parent: int) -> None:
-    """Let the system kill this process when the server's ends, also while it computes in C."""
-    if parent and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended before
-            os._exit(0)
 
 
 if __name__ == "__main__":

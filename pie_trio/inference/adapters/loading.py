@@ -16,6 +16,7 @@ from pie_trio.inference.adapters.lowrank import Adapter, LowRank, Part
 from pie_trio.inference.adapters.targets import find_targets, why_no_target
 from pie_trio.inference.kernels.linears import pack
 from pie_trio.inference.models.ops import Linear
+from pie_trio.inference.parallel.split import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -136,6 +137,7 @@ class _Reader:
     ) -> None:
         self._config, self._tensors = config, tensors
         self._dtype, self._device = model.dtype, model.kernels.device
+        self._split = WHOLE if model.group is None else model.group.split
         self._path = path
 
     def low_rank(self, targets: Mapping[str, Target]) -> LowRank:
@@ -145,12 +147,28 @@ class _Reader:
         first_rank = 0
         for module, target in targets.items():
             rank = self._config.rank_of(module)
-            downs.append(self._take(module, "A", (rank, target.num_inputs)))
-            up = self._take(module, "B", (target.num_outputs, rank))
+            down, up = self._factors(module, target, rank)
+            downs.append(down)
             up = up * self._config.scale_of(module)
             parts.append(Part(first_rank, rank, target.start, self._linear(up)))
             first_rank += rank
         return LowRank(self._linear(torch.cat(downs)), tuple(parts))
+
+    def _factors(self, module: str, target: Target, rank: int) -> tuple[Tensor, Tensor]:
+        """Return both factors, or what one of several ranks needs of them.
+
+        Where these share the inputs, each adds its part of the product, as of the layer itself.
+        """
+        split, size = self._split, self._split.size
+        if target.is_second:
+            num_inputs = size * target.num_inputs
+            down = self._take(module, "A", (rank, num_inputs))
+            up = self._take(module, "B", (target.num_outputs, rank))
+            return down[:, split.part(num_inputs)], up
+        blocks = [size * length for length in target.blocks]
+        down = self._take(module, "A", (rank, target.num_inputs))
+        up = self._take(module, "B", (sum(blocks), rank))
+        return down, torch.cat([up[rows] for rows in split.rows(blocks)])
 
     def _linear(self, weight: Tensor) -> LinearLayer:
         linear = Linear(weight.to(self._device, self._dtype))

@@ -27,6 +27,7 @@ class Target:
         start: The first of the outputs there that are its own.
         num_outputs: How many are.
         num_inputs: Of the layer.
+        blocks: What ranks share of its outputs, one after the other, as the checkpoint has it.
     """
 
     layer: int
@@ -34,6 +35,12 @@ class Target:
     start: int
     num_outputs: int
     num_inputs: int
+    blocks: tuple[int, ...]
+
+    @property
+    def is_second(self) -> bool:
+        """Whether it reads what another one has computed, so that ranks share its inputs."""
+        return self.linear in ("attention_output", "down")
 
 
 def find_targets(config: DecoderConfig) -> dict[str, Target]:
@@ -42,25 +49,28 @@ def find_targets(config: DecoderConfig) -> dict[str, Target]:
     query, key = (
         count * config.head_dim for count in (config.num_heads, config.num_kv_heads)
     )
-    qkv = {"q_proj": query, "k_proj": key, "v_proj": key}
-    gate_up = {"gate_proj": size, "up_proj": size}
+    qkv: dict[str, tuple[int, ...]]
+    gate_up: dict[str, tuple[int, ...]]
+    qkv = {"q_proj": (query,), "k_proj": (key,), "v_proj": (key,)}
+    gate_up = {"gate_proj": (size,), "up_proj": (size,)}
     if config.is_packed:
-        qkv, gate_up = {"qkv_proj": query + 2 * key}, {"gate_up_proj": 2 * size}
-    blocks: list[tuple[LinearName, str, dict[str, int], int]] = [
+        qkv, gate_up = {"qkv_proj": (query, key, key)}, {"gate_up_proj": (size, size)}
+    linears: list[tuple[LinearName, str, dict[str, tuple[int, ...]], int]] = [
         ("qkv", "self_attn", qkv, hidden),
-        ("attention_output", "self_attn", {"o_proj": hidden}, query),
+        ("attention_output", "self_attn", {"o_proj": (hidden,)}, query),
         ("gate_up", "mlp", gate_up, hidden),
-        ("down", "mlp", {"down_proj": hidden}, size),
+        ("down", "mlp", {"down_proj": (hidden,)}, size),
     ]
     targets: dict[str, Target] = {}
     for index, layer in enumerate(config.layers):
-        for linear, block, parts, num_inputs in blocks:
+        for linear, block, parts, num_inputs in linears:
             if layer.is_sparse and block == "mlp":
                 continue
             start = 0
-            for name, num_outputs in parts.items():
+            for name, blocks in parts.items():
+                num_outputs = sum(blocks)
                 targets[f"model.layers.{index}.{block}.{name}"] = Target(
-                    index, linear, start, num_outputs, num_inputs
+                    index, linear, start, num_outputs, num_inputs, blocks
                 )
                 start += num_outputs
     return targets

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pie_trio.inference.kernels.protocol import Kernels, LinearLayer, Rotation
     from pie_trio.inference.models.config import DecoderConfig
     from pie_trio.inference.models.mlp import GatedMlp, SparseMlp
+    from pie_trio.inference.parallel.group import Group
 
 __all__ = ["Attention", "Decoder", "DecoderLayer"]
 
@@ -88,6 +89,7 @@ class Decoder:
         head: From ``hidden_size`` to ``vocab_size``; of the embedding where the two are tied.
         inverse_frequencies: ``[R / 2]`` float32 of each rotary embedding.
         kernels: Compute what is small; the weights of norms are theirs.
+        group: The ranks that have a part of each layer; None where this is all of it.
     """
 
     config: DecoderConfig
@@ -98,6 +100,7 @@ class Decoder:
     head: LinearLayer
     inverse_frequencies: tuple[Tensor, ...]
     kernels: Kernels
+    group: Group | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,10 +136,14 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             query, key, value = self._query_key_value(layer, normed, rotations)
             attended = layer.attention_output(attention(index, query, key, value))
+            if self.group is not None:
+                attended = self.group.sum(attended)
             if layer.attention_post_norm is not None:
                 attended = rms_norm(attended, layer.attention_post_norm, eps)
             hidden, normed = add_rms_norm(hidden, attended, layer.mlp_norm, eps)
             result = layer.mlp(normed)
+            if self.group is not None:
+                result = self.group.sum(result)
             if layer.mlp_post_norm is not None:
                 result = rms_norm(result, layer.mlp_post_norm, eps)
             if index == last:
@@ -146,10 +153,16 @@ class Decoder:
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return ``[num_rows, vocab_size]`` float32 for rows of :meth:`forward`'s result."""
+        """Return ``[num_rows, vocab_size]`` float32 for rows of :meth:`forward`'s result.
+
+        Ranks that do not lead have ``[num_rows, 0]``.
+        """
         eps = self.config.rms_norm_eps
         normed = self.kernels.rms_norm(hidden, self.final_norm, eps)
-        logits = self.head(normed).float()
+        logits = self.head(normed)
+        if self.group is not None:
+            logits = self.group.gather(logits, self.config.vocab_size)
+        logits = logits.float()
         if self.config.logit_softcap is not None:
             logits = soft_cap(logits, self.config.logit_softcap)
         return logits

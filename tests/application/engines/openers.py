@@ -17,6 +17,7 @@ from pie_trio.inference.fake import FakeEngine
 if TYPE_CHECKING:
     from pie_trio.config import EngineProcessConfig
     from pie_trio.engine_api import Batch
+    from pie_trio.inference.parallel.part import Part
 
 NUM_PAGES, PAGE_SIZE = 16, 4
 POISON = 66
@@ -57,6 +58,18 @@ def open_fake(folder: str) -> FakeEngine:
 def refuse(reason: str) -> FakeEngine:
     """Open nothing."""
     raise ConfigError(reason)
+
+
+def open_rank_0_alone(part: Part) -> FakeEngine:
+    """Open a part of a model, but on the other ranks."""
+    if part.group.split.rank:
+        raise ConfigError(f"rank {part.group.split.rank} has no such file")
+    return FakeEngine()
+
+
+def hold_other_ranks(folder: str, part: Part) -> FakeEngine:
+    """As :func:`open_never`, but on rank 0."""
+    return open_never(folder) if part.group.split.rank else FakeEngine()
 
 
 def open_once(folder: str) -> FakeEngine:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pie_trio.application.engines.gpu import free_gpu_bytes
+from pie_trio.application.engines.gpu import free_gpu_bytes, visible_gpus
 from pie_trio.application.engines.memory import size_models
 from pie_trio.config import ModelConfig
 from pie_trio.errors import ConfigError
@@ -37,6 +38,43 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def test_free_memory_is_what_the_tool_says(install: Callable[[str], None]) -> None:
     install("echo 3072")
     assert free_gpu_bytes() == 3 << 30
+
+
+def test_of_several_gpus_the_one_with_least_sets_the_limit(
+    install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install('[ "$3" = "--id=5,2" ] && printf "4096\\n3072\\n"')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 2,7")
+    assert free_gpu_bytes(2) == 3 << 30
+    assert visible_gpus(3) == ["5", "2", "7"]
+    with pytest.raises(ConfigError, match=r"4 GPUs are asked for, .* leaves 3: "):
+        free_gpu_bytes(4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus(2) == ["0", "1"]
+
+
+def test_a_gpu_too_few_is_an_error(install: Callable[[str], None]) -> None:
+    install("echo 4096")
+    with pytest.raises(ConfigError, match="2 GPUs are asked for, and it knows 1"):
+        free_gpu_bytes(2)
+
+
+def test_a_model_that_gpus_share_is_sized_by_all_of_them(
+    install: Callable[[str], None], tmp_path: Path
+) -> None:
+    model = ModelConfig(
+        write_llama_directory(tmp_path / "m"),
+        *("m", None, 1 << 50),
+        num_embeds=16,
+        device="cuda",
+        tensor_parallel=2,
+    )
+    install('printf "64\\n32\\n"')
+    with pytest.raises(ConfigError, match=r"64 MiB of memory .*the memory of 2 GPUs"):
+        size_models([model])
+    other = replace(model, tensor_parallel=1)
+    with pytest.raises(ConfigError, match="--tensor-parallel is 1 and 2"):
+        size_models([model, other])
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo", "echo '[N/A]'"])

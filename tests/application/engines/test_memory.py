@@ -91,6 +91,14 @@ def test_a_model_is_measured_in_the_numbers_that_it_is_computed_with(
     assert small.weight_bytes == plain.weight_bytes - 3 * 64 * 64
 
 
+def test_what_every_process_has_counts_for_each(model: ModelConfig) -> None:
+    alone = measure_model(model)
+    shared = measure_model(replace(model, tensor_parallel=4))
+    more = 3 * 4 * (100 * 64 + 64 + EMBEDS)  # embedding, norm
+    assert shared.weight_bytes == alone.weight_bytes + more
+    assert shared.page_bytes == alone.page_bytes
+
+
 def test_pages_leave_room_for_weights_and_a_reserve(model: ModelConfig) -> None:
     weights = measure_model(model).weight_bytes
     found = pages(model, GIB // 2)
