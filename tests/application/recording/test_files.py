@@ -65,6 +65,35 @@ def test_calls_get_the_answers_that_were_recorded(recording: Path) -> None:
     assert player.header.models == ["pie-tiny"]
 
 
+@pytest.mark.parametrize(
+    ("envelope", "sent"),
+    [(None, "a\u00fc"), (('{"text": ', "}"), b'{"text": "a\\u00fc"}')],
+)
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_what_the_host_relayed_is_sent_again_at_the_end(
+    path: Path, envelope: object, sent: str | bytes, is_ended: bool
+) -> None:
+    """By the program's own account it has sent nothing."""
+    calls = [
+        ("decode.relay-stream", [4, envelope], 17),
+        ("decode.end-relay", [4], ([1, 2], "a\u00fc", [], None, 2))
+        if is_ended
+        else ("decode.take-chunk", [17], ([1, 2], "a\u00fc", [], "length", 2)),
+        ("decode.take-chunk", [18], ([3], "read", [], None, 3)),
+    ]
+    recorder = Recorder()
+    recorder.open(path, HEADER)
+    for name, arguments, answer in calls:
+        recorder.begin(name, arguments)
+        recorder.end(name, answer)
+    recorder.finish(None)
+    player = Player(path)
+    for name, arguments, answer in calls:
+        assert player.begin(name, arguments)() == answer
+    player.finish(None)
+    assert player.messages == [sent]
+
+
 def test_another_result_is_a_divergence(recording: Path) -> None:
     player = Player(recording)
     play(player)
