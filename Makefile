@@ -5,6 +5,13 @@ PROMPT ?= Once upon a time
 VENV := .venv
 PROJECT_FILES := pyproject.toml inferlet_py/pyproject.toml .ci/install_torch.py
 
+# Editable packages are found by a hook of the import system, which editors do not run.
+define SHOW_EDITORS
+import pathlib, sysconfig
+pathlib.Path(sysconfig.get_path("purelib"), "pie_checkout.pth").write_text("$(CURDIR)\n")
+endef
+export SHOW_EDITORS
+
 .PHONY: help install demo test docs clean
 
 help:
@@ -42,6 +49,7 @@ $(VENV)/bin/python:
 $(VENV)/.pie-installed: $(PROJECT_FILES) | $(VENV)/bin/python
 	$(VENV)/bin/python .ci/install_torch.py
 	$(VENV)/bin/python -m pip install --editable ./inferlet_py --editable .
+	@$(VENV)/bin/python -c "$$SHOW_EDITORS"
 	@touch $@
 
 $(VENV)/.nox-installed: pyproject.toml | $(VENV)/bin/python

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from benchmarks.pairing import Point, Series, Side
     from pie_trio.client import Client
 
-METRICS = (Metric("throughput", "agents/s"), Metric("latency", "s"))
+METRICS = (
+    Metric("throughput", "agents/s", "more"),
+    Metric("latency", "s", "less"),
+)
 KINDS = ("react", "codeact", "swarm")
 
 

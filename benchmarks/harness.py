@@ -81,8 +81,8 @@ def memory_bytes() -> int:
 class NullEngine(FakeEngine):
     """An engine that answers at once with the same token, so that only the host costs."""
 
-    def __init__(self) -> None:
-        super().__init__(name="null", num_pages=4096)
+    def __init__(self, *, num_pages: int = 4096) -> None:
+        super().__init__(name="null", num_pages=num_pages)
         self.sizes: list[int] = []  # of each step
 
     def execute(self, batch: Batch) -> BatchResult:

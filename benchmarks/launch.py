@@ -1,7 +1,9 @@
 """Launch inferlets: CPU and time from the request to the first host call, memory, leaks.
 
-    python benchmarks/launch.py --counts 1 100 896 --warm 100 --repeat 1000
+    python -m benchmarks.run launch --counts 1 100 896 --warm 100
+    python -m benchmarks.launch --counts 1 100 896 --warm 100 --repeat 1000
 
+The first keeps what it finds, the second prints it, and looks for leaks.
 The paper's figure 9: 896 at once in 10 to 50 ms on 32 cores, about 1.8 ms of a core each.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +26,13 @@ from benchmarks.harness import (
     open_bare_launcher,
     spread,
 )
+from benchmarks.pairing import take_turns
+from benchmarks.reporting import Metric, Report
 
 if TYPE_CHECKING:
+    import argparse
+
+    from benchmarks.pairing import Point, Series, Side
     from pie_trio.application.host.instance_log import LogLine
     from pie_trio.application.lifecycle.instances import Launcher
 
@@ -39,6 +47,50 @@ HOLD = make_program(
 TRIVIAL = make_program(
     "from inferlet_py import inferlet\n@inferlet\nasync def main() -> int:\n    return 1\n"
 )
+
+
+METRICS = (
+    Metric("until all run", "ms", "less"),
+    Metric("CPU", "ms each", "less"),
+    Metric("memory", "MB each", "less"),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add how many are launched."""
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 8, 100, 896])
+    parser.add_argument("--warm", type=int, default=100, help="most guests made ahead")
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """Launch each number at once, from nothing and, where that is allowed, from guests made ahead."""
+    return Report(
+        title="launches at once",
+        metrics=METRICS,
+        series=trio.run(_take_turns, options),
+        base="cold",
+        x="at once",
+        notes=["Each is launched by a fresh runtime, and runs at its first host call."],
+        is_logarithmic=True,
+    )
+
+
+async def _take_turns(options: argparse.Namespace) -> list[Series]:
+    found: list[Series] = []
+    for count in options.counts:
+        sides: dict[str, Side] = {"cold": partial(_launch, is_warm=False)}
+        if count <= options.warm:
+            sides["warm"] = partial(_launch, is_warm=True)
+        points: list[Point] = [{"at once": count}]
+        found += await take_turns(sides, points, rounds=options.rounds)
+    return found
+
+
+async def _launch(point: Point, *, is_warm: bool) -> dict[str, float]:
+    count = int(point["at once"])
+    async with open_bare_launcher(num_warm=count if is_warm else 0) as launcher:
+        seconds, cpu, size = await measure_many(launcher, count)
+    return {"until all run": seconds * 1000, "CPU": cpu, "memory": size}
 
 
 async def measure_one(launcher: Launcher) -> tuple[float, float]:

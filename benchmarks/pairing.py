@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     Side = Callable[[Point], Awaitable[Mapping[str, float]]]
     """Measures once at a point, and returns its figures by the name of the metric."""
 
-__all__ = ["Estimate", "Series", "estimate", "median_ratio", "take_turns"]
+__all__ = [
+    "Estimate",
+    "Series",
+    "describe_point",
+    "estimate",
+    "median_ratio",
+    "show",
+    "take_turns",
+]
 
 NUM_RESAMPLES = 4000
 CONFIDENCE_PERCENT = 95.0
@@ -40,7 +48,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} [{self.low:.3g}-{self.high:.3g}]"
+        return f"{show(self.median)} [{show(self.low)}-{show(self.high)}]"
 
 
 @dataclass(slots=True)
@@ -58,6 +66,11 @@ class Series:
     side: str
     samples: dict[str, list[float]] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
+
+
+def show(value: float) -> str:
+    """Return a figure with three digits that count, and never with an exponent."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def estimate(samples: Sequence[float]) -> Estimate:

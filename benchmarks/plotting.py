@@ -20,11 +20,15 @@ __all__ = ["plot"]
 def plot(report: Report, path: Path) -> None:
     """Write pictures of a report: medians, with bars for their intervals of confidence.
 
+    Nothing is written of a report without series.
+
     Raises:
         ModuleNotFoundError: There is no matplotlib.
     """
     import_module("matplotlib").use("Agg")  # no display
     pyplot: Any = import_module("matplotlib.pyplot")
+    if not report.series:
+        return
     rows: dict[str, dict[str, list[Series]]] = {}
     for series in report.series:
         rest = {name: x for name, x in series.point.items() if name != report.x}
@@ -44,6 +48,10 @@ def plot(report: Report, path: Path) -> None:
                 f"{metric.name}, {metric.unit}" if metric.unit else metric.name
             )
             axes.set_ylim(bottom=0)
+            if any(isinstance(series.point[report.x], str) for series in report.series):
+                axes.tick_params("x", rotation=40, labelsize=7)
+            if report.is_logarithmic:
+                axes.set_xscale("log", base=2)
             axes.grid(alpha=0.3)
         line[0].legend(fontsize=7)
     figure.suptitle(report.title, fontsize=10)
@@ -63,4 +71,8 @@ def _draw(
     ]
     places = [series.point[x] for series in drawn]
     middle = [one.median for one in found]
-    axes.errorbar(places, middle, errors, label=side, marker="o", capsize=3, lw=1)
+    # Between names nothing goes on.
+    line = 0 if any(isinstance(place, str) for place in places) else 1
+    axes.errorbar(
+        places, middle, errors, label=side, marker="o", capsize=3, lw=line, elinewidth=1
+    )

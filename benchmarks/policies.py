@@ -1,6 +1,6 @@
 """Batching policies side by side: stepwise inferlets, and a mix with streams and slow tools.
 
-    python -m benchmarks.policies --inferlets 8 32 128 --rounds 3
+    python -m benchmarks.run policies --inferlets 8 32 128 --rounds 3
 
 The paper's table 5 has requests per second at 128 inferlets: eager 5.61, K 30.09, T 78.11,
 adaptive 84.85. Guests are real (Wasm); the engine is the model named by ``--model``, or by
@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,12 +28,18 @@ from benchmarks.harness import (
     open_bare_launcher,
     spread,
 )
+from benchmarks.pairing import describe_point, take_turns
+from benchmarks.reporting import Metric, Report
 from pie_trio.config import ControlConfig
 
 if TYPE_CHECKING:
+    import argparse
+
+    from benchmarks.pairing import Point, Series, Side
     from pie_trio.application.lifecycle.instances import Launcher
     from pie_trio.engine_api import Batch, BatchResult
 
+METRICS = (Metric("rate", "requests/s", "more"), Metric("batch", ""))
 POLICIES = ("eager", "k:8", "t:0.016", "k_or_t:8,0.016", "adaptive", "rendezvous")
 
 STEPWISE = make_program(
@@ -79,7 +86,7 @@ class TimedEngine(NullEngine):
         return super().execute(batch)
 
 
-async def measure(
+async def measure_load(
     launcher: Launcher,
     engine: TimedEngine,
     *,
@@ -128,45 +135,80 @@ async def measure(
 
 async def main() -> None:
     parser = make_parser(__doc__ or "")
+    parser.add_argument("--rounds", type=int, default=3)
+    add_options(parser)
+    options = parser.parse_args()
+    print(describe_machine())
+    print(f"a step takes {options.step_ms} ms and {options.row_us} us a token")
+    for series in await _take_turns(options):
+        rates, sizes = (series.samples[metric.name] for metric in METRICS)
+        print(
+            f"  {describe_point(series.point)}, {series.side:18s} {spread(rates)} "
+            f"requests/s, batch {statistics.median(sizes):.0f}"
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the load and the policies."""
     parser.add_argument("--inferlets", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--requests", type=int, default=3, help="of each client")
     parser.add_argument("--think-ms", type=float, default=20.0, help="between requests")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--step-ms", type=float, default=15.0)
     parser.add_argument("--row-us", type=float, default=100.0)
     parser.add_argument("--policies", nargs="+", default=POLICIES)
-    options = parser.parse_args()
-    print(describe_machine())
-    print(f"a step takes {options.step_ms} ms and {options.row_us} us a token")
-    for is_mixed in (False, True):
-        for count in options.inferlets:
-            found: dict[str, list[tuple[float, float]]] = {}
-            for _ in range(options.rounds):
-                for policy in options.policies:
-                    engine = TimedEngine(options.step_ms / 1e3, options.row_us / 1e6)
-                    control = ControlConfig(policy=policy)
-                    async with open_bare_launcher(
-                        engine=engine, control=control
-                    ) as launcher:
-                        # Each request of the slow policies takes long enough.
-                        tokens = options.tokens if policy != "eager" else 8
-                        rate, size = await measure(
-                            launcher,
-                            engine,
-                            count=count,
-                            tokens=tokens,
-                            requests=options.requests,
-                            think_seconds=options.think_ms / 1e3,
-                            is_mixed=is_mixed,
-                        )
-                        rate *= (tokens + 1) / (options.tokens + 1)
-                        found.setdefault(policy, []).append((rate, size))
-            print(f"{'mixed' if is_mixed else 'stepwise'}, {count} inferlets")
-            for policy, pairs in found.items():
-                rates = [rate for rate, _ in pairs]
-                size = statistics.median(size for _, size in pairs)
-                print(f"  {policy:18s} {spread(rates)} requests/s, batch {size:.0f}")
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """Measure each policy with each number of inferlets."""
+    return Report(
+        title="policies of batching",
+        metrics=METRICS,
+        series=trio.run(_take_turns, options),
+        base=options.policies[-1],
+        x="inferlets",
+        settings={
+            "a step": f"{options.step_ms:g} ms",
+            "a token of it": f"{options.row_us:g} us",
+            "requests of each client": options.requests,
+            "tokens": options.tokens,
+            "between requests": f"{options.think_ms:g} ms",
+        },
+        notes=["Batch is the median size, weighed by rows."],
+        is_logarithmic=True,
+    )
+
+
+async def _take_turns(options: argparse.Namespace) -> list[Series]:
+    points: list[Point] = [
+        {"load": load, "inferlets": count}
+        for load in ("stepwise", "mixed")
+        for count in options.inferlets
+    ]
+    sides: dict[str, Side] = {
+        policy: partial(_run, policy, options) for policy in options.policies
+    }
+    return await take_turns(sides, points, rounds=options.rounds)
+
+
+async def _run(
+    policy: str, options: argparse.Namespace, point: Point
+) -> dict[str, float]:
+    engine = TimedEngine(options.step_ms / 1e3, options.row_us / 1e6)
+    control = ControlConfig(policy=policy)
+    async with open_bare_launcher(engine=engine, control=control) as launcher:
+        # Each request of the slow policies takes long enough.
+        tokens = options.tokens if policy != "eager" else 8
+        rate, size = await measure_load(
+            launcher,
+            engine,
+            count=int(point["inferlets"]),
+            tokens=tokens,
+            requests=options.requests,
+            think_seconds=options.think_ms / 1e3,
+            is_mixed=point["load"] == "mixed",
+        )
+    return {"rate": rate * (tokens + 1) / (options.tokens + 1), "batch": size}
 
 
 if __name__ == "__main__":

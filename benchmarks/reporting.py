@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.pairing import Point, Series
 
-__all__ = ["Metric", "Report", "save"]
+__all__ = ["RESULTS", "Metric", "Report", "find", "row", "save", "table"]
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -34,10 +34,12 @@ class Metric:
     Attributes:
         name: Of the samples.
         unit: For the reader.
+        better: "more" or "less"; "" where it is neither.
     """
 
     name: str
     unit: str
+    better: str = ""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Report:
         x: The parameter along the plot's axis.
         settings: What else decides the figures.
         notes: What a reader has to know, a sentence each.
+        is_logarithmic: The plot's axis of ``x`` is.
     """
 
     title: str
@@ -61,6 +64,7 @@ class Report:
     x: str
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_logarithmic: bool = False
 
 
 def save(report: Report, name: str, folder: Path | None = None) -> Path:
@@ -127,7 +131,7 @@ def table(report: Report) -> list[str]:
         heads.append(f"{metric.name}, {metric.unit}" if metric.unit else metric.name)
         if metric.name in compared:
             heads.append(f"{report.base} / it")
-    lines = [_row(heads), _row(["---"] * len(heads))]
+    lines = [row(heads), row(["---"] * len(heads))]
     for series in report.series:
         cells = [str(series.point[name]) for name in parameters] + [series.side]
         for metric in report.metrics:
@@ -135,7 +139,7 @@ def table(report: Report) -> list[str]:
             cells.append(str(estimate(samples)) if samples else "")
             if metric.name in compared:
                 cells.append(_ratio(report, series, metric))
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return lines
 
 
@@ -156,7 +160,8 @@ def find(all_series: Sequence[Series], point: Point, side: str) -> Series | None
     return None
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """Return a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

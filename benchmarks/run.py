@@ -4,7 +4,7 @@
 
 Each leaves NAME.json, NAME.md and NAME.png in ``benchmarks/results/DATE``; the .md is an entry for
 ``benchmarks/LOG.md``. The older scripts of this folder print their figures and keep nothing:
-``python -m benchmarks.run launch`` is ``python -m benchmarks.launch``.
+``python -m benchmarks.run calls`` is ``python -m benchmarks.calls``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 BENCHMARKS = {
     "agents": "ReACT, CodeACT and Swarm against clients of another server (Fig. 6)",
     "function_calling": "three optimisations of an agent, stacked (Fig. 7)",
+    "techniques": "trees of thought to attention sinks, against clients (Fig. 8)",
+    "launch": "launches, one and many at once (Fig. 9)",
     "calls_per_token": "host calls for each token of techniques (Fig. 11)",
     "overhead": "bare engine, stream and stepwise, layer by layer (Tables 3 and 4)",
+    "policies": "policies of batching (Table 5)",
+    "scaling": "cost and memory by powers of two, until something gives",
     "traces": "requests as they came to real services: latency and goodput",
 }
 SCRIPTS = {
-    "launch": "launches, one and many at once (Fig. 9)",
     "calls": "what a host call costs (Fig. 10)",
-    "policies": "policies of batching (Table 5)",
     "peers": "tokens a second of Pie and of other engines",
     "engine": "the engine alone",
     "server": "requests, events and WebSockets of the server",
@@ -74,7 +76,9 @@ def main() -> None:
     if arguments and arguments[0] in SCRIPTS:
         run_script(arguments[0], arguments[1:])
         return
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="pie bench", description=(__doc__ or "").splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, summary in BENCHMARKS.items():
         benchmark = load(name)

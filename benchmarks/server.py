@@ -5,6 +5,8 @@
 Each server is a process of its own; they take turns within one run, so that all have the same
 neighbours. CPU time is the server's alone (user and system), which says more than the rate where
 the client shares the machine. The client is trio over raw sockets, and verifies what it gets.
+
+At the end a launch over HTTP stands beside one of ``pie run``; the goal is 10 ms more at most.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from benchmarks import _web_servers as web_servers
+from benchmarks._server_launch import measure_launches
 from benchmarks.harness import describe_machine, make_parser, spread
 
 if TYPE_CHECKING:
@@ -238,6 +241,14 @@ async def run(options: argparse.Namespace) -> None:
     print("\nan idle connection")
     for name in options.servers:
         print(f"  {name:14} {spread(idle[name])} KiB")
+    for num_warm in options.warm if options.launches else ():
+        here, there = await measure_launches(options.launches, num_warm)
+        more = statistics.median(there) - statistics.median(here)
+        print(
+            f"\na launch, to the program's first line, {num_warm} guests made ahead: ms"
+        )
+        print(f"  {'pie run':14} {spread(here)}\n  {'over HTTP':14} {spread(there)}")
+        print(f"  {'more':14} {more:.2f}")
 
 
 def main() -> None:
@@ -245,7 +256,9 @@ def main() -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of all counts")
-    parser.add_argument("--servers", nargs="+", default=list(web_servers.SERVERS))
+    parser.add_argument("--launches", type=int, default=100, help="0 for none")
+    parser.add_argument("--warm", type=int, nargs="*", default=[0, 4])
+    parser.add_argument("--servers", nargs="*", default=list(web_servers.SERVERS))
     options = parser.parse_args()
     print(describe_machine())
     for name in list(options.servers):

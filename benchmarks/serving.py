@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 PROGRAMS = Path(__file__).with_name("programs")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +83,14 @@ def start_pie(
     *,
     tools: str = "",
 ) -> str:
-    """Start Pie with programs of this folder, which may use the tools, and return its URL."""
+    """Start Pie with programs of this folder, or examples, and return its URL.
+
+    Args:
+        starter: Ends it.
+        options: Of the servers.
+        programs: Names of modules in ``programs``, else of folders of ``examples``.
+        tools: URL that the programs may use.
+    """
     port = free_port()
     process = starter.start(
         "pie",
@@ -110,7 +119,9 @@ async def _deploy(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_watch, process, log)
         for name in programs:
-            await deploy(process, port, name, (PROGRAMS / f"{name}.py").read_text())
+            path = PROGRAMS / f"{name}.py"
+            path = path if path.exists() else EXAMPLES / name / "app.py"
+            await deploy(process, port, name, path.read_text())
         nursery.cancel_scope.cancel()
 
 
@@ -120,19 +131,38 @@ async def _watch(process: subprocess.Popen[str], log: Path) -> None:
 
 
 def start_vllm(
-    starter: Starter, options: argparse.Namespace, *, caches: bool = True
+    starter: Starter,
+    options: argparse.Namespace,
+    *,
+    caches: bool = True,
+    drafts: int = 0,
 ) -> str:
-    """Start vLLM's build for CPUs, with or without prefix caching, and return its URL."""
+    """Start vLLM's build for CPUs and return its URL.
+
+    Args:
+        starter: Ends it.
+        options: Of the servers.
+        caches: Prefixes.
+        drafts: Tokens to draft by n-grams for each step; 0 for no speculation.
+    """
     port, began = free_port(), time.perf_counter()
     preload = [*options.preload, options.vllm / "lib" / "libiomp5.so"]
+    speculation = {
+        "method": "ngram",
+        "num_speculative_tokens": drafts,
+        "prompt_lookup_max": 2,
+        "prompt_lookup_min": 2,
+    }
+    name = "vllm" if caches else "vllm-without-cache"
     process = starter.start(
-        "vllm" if caches else "vllm-without-cache",
+        f"{name}-with-drafts" if drafts else name,
         [
             *[options.vllm / "bin" / "vllm", "serve", options.model],
             *["--served-model-name", "m", "--dtype", options.dtype],
             *["--max-model-len", options.max_length, "--max-num-seqs", 64],
             *["--host", "127.0.0.1", "--port", port],
             "--enable-prefix-caching" if caches else "--no-enable-prefix-caching",
+            *(["--speculative-config", json.dumps(speculation)] if drafts else []),
         ],
         VLLM_CPU_KVCACHE_SPACE="4",
         VLLM_CPU_OMP_THREADS_BIND="0-1",

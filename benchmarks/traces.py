@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
 OPENAI_ROUTE = "Pie, OpenAI's route"
 METRICS = (
-    Metric("first token, median", "s"),
-    Metric("first token, p99", "s"),
-    Metric("between tokens, median", "ms"),
-    Metric("between tokens, p99", "ms"),
-    Metric("goodput", "requests/s"),
+    Metric("first token, median", "s", "less"),
+    Metric("first token, p99", "s", "less"),
+    Metric("between tokens, median", "ms", "less"),
+    Metric("between tokens, p99", "ms", "less"),
+    Metric("goodput", "requests/s", "more"),
 )
 
 
@@ -158,7 +158,7 @@ async def _take_turns(
         inferlets = await stack.enter_async_context(Client(pie))
         completers: dict[str, Complete] = {"Pie": partial(_ask_pie, inferlets)}
         # The same client for all, so that what it costs is no difference.
-        bias = {"logit_bias": dict.fromkeys(_end_tokens(options.model), -100)}
+        bias = {"logit_bias": dict.fromkeys(end_tokens(options.model), -100)}
         for name, url in {OPENAI_ROUTE: pie, **servers}.items():
             client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
             await stack.enter_async_context(client)
@@ -232,7 +232,7 @@ async def _ask_pie(pie: Client, request: Request) -> Times:
         return watch.read(int(run.outcome.value))
 
 
-def _end_tokens(model: Path) -> list[str]:
+def end_tokens(model: Path) -> list[str]:
     """Return the tokens that would end a text of a model."""
     found: int | list[int] | None = json.loads((model / "config.json").read_text()).get(
         "eos_token_id"

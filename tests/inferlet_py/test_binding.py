@@ -23,6 +23,10 @@ class PagesHost(Protocol):
     def alloc_kvpage(self, queue: int, pages: list[int]) -> None: ...
     def mask_kvpage(self, queue: int, page: int, hidden: list[bool]) -> None: ...
     def take_forward(self, ticket: int) -> list[int]: ...
+    def copy_kvpage(self, queue: int, source_page: int, target_page: int) -> int: ...
+    def forward(
+        self, queue: int, input_pages: list[int], output_pages: list[int]
+    ) -> int: ...
 
 
 def fail(*_: Any) -> None:
@@ -35,12 +39,14 @@ def fail(*_: Any) -> None:
         ("alloc_kvpage", (3, [7, 8]), 3, None, (7, 8)),
         ("mask_kvpage", (3, 7, [True]), 3, None, (7,)),
         ("take_forward", (5,), None, 5, ()),
+        ("copy_kvpage", (3, 7, 8), 3, None, (7, 8)),
+        ("forward", (3, [7], [8, 9]), 3, None, (7, 8, 9)),
     ],
 )
 def test_a_failure_names_what_it_concerns(
     name: str, args: Any, queue: int | None, ticket: int | None, pages: Any
 ) -> None:
-    module = SimpleNamespace(alloc_kvpage=fail, mask_kvpage=fail, take_forward=fail)
+    module = SimpleNamespace(**dict.fromkeys(PagesHost.__dict__, fail))
     interface = HostInterface("pages", PagesHost)
     host = bind_interfaces([interface], {"pages": module}, FailureError)
     with pytest.raises(OutOfPagesError, match="none") as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -38,6 +38,14 @@ def test_branches_may_wait_for_each_other() -> None:
         return await gather(branch() for branch in (wait, tell))
 
     assert run(ScriptedHost(), program) == ["waited", "told"]
+
+
+def test_what_cannot_be_iterated_is_refused_outside_of_any_group() -> None:
+    async def program() -> Any:
+        with pytest.raises(TypeError, match="'int' object is not iterable"):
+            await gather(cast("Any", 3))
+
+    run(ScriptedHost(), program)
 
 
 def test_nothing_gathers_nothing() -> None:

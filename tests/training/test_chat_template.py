@@ -51,7 +51,7 @@ def test_parameters_without_a_type_are_of_any() -> None:
         {"properties": {"a": {"$ref": "#/$defs/x"}, "b": True}},
         {"properties": {"a": {"type": ["string", "null"]}, "b": {"type": "integer"}}},
     ]
-    tools = [
+    tools: list[Mapping[str, Any]] = [
         {"name": f"t{index}", "description": "", "parameters": one}
         for index, one in enumerate(parameters)
     ]

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pie_trio.application.authoring.checking import find_owner
 from pie_trio.application.authoring.imports import (
     Import,
     find_imports,
@@ -48,10 +49,17 @@ def build_component(project: Project, target: Path) -> int:
         The size of the component in bytes.
 
     Raises:
-        BuildError: A module cannot be found, or componentize-py fails.
+        BuildError: A module cannot be found, or belongs to a distribution that is not bundled,
+            or componentize-py fails.
         CacheError: The component cannot be written.
     """
     wanted = imports_from_elsewhere(project)
+    bundled = module_names(project.program.modules)
+    for item in wanted:
+        if item.is_optional or is_inside(item.name, bundled):
+            continue
+        if (why := find_owner(item.name)) is not None:
+            raise BuildError(f"{item.where} imports {item.name}: {why}")
     with tempfile.TemporaryDirectory(prefix="pie-build-") as name:
         folder = Path(name)
         (folder / "inferlet_py").mkdir()

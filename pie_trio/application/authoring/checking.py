@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pie_trio.application.authoring.projects import Project
 
-__all__ = ["Finding", "check_project"]
+__all__ = ["Finding", "check_project", "find_owner"]
 
 LOOPS = ("asyncio", "trio", "anyio", "curio", "uvloop", "gevent")
 CLIENTS = ("requests", "httpx", "aiohttp", "urllib3", "http", "urllib.request")
@@ -106,17 +106,25 @@ def _why(name: str, subset: Subset) -> str:
         return f"there are no threads; {TASKS}"
     if top in subset.modules:
         return f"the sandbox has {top} without it"
-    owners: Mapping[str, list[str]] = importlib.metadata.packages_distributions()
-    if owner := owners.get(top):
-        if find_native_code(importlib.metadata.distribution(owner[0])):
-            return f"it belongs to {owner[0]}, which has native code"
-        return (
-            f"it belongs to {owner[0]}, which is not among the program's dependencies: name it "
-            "in [project] dependencies of pyproject.toml, which works if it is pure Python"
-        )
+    if (why := find_owner(name)) is not None:
+        return why
     if importlib.util.find_spec(top) is not None:
         return "the sandbox does not have it"
     return "there is no such module here either: is it one of the program's own?"
+
+
+def find_owner(name: str) -> str | None:
+    """Say why a module of an installed distribution is missing; None if it is of none."""
+    owners: Mapping[str, list[str]] = importlib.metadata.packages_distributions()
+    owner = owners.get(name.partition(".")[0])
+    if not owner:
+        return None
+    if find_native_code(importlib.metadata.distribution(owner[0])):
+        return f"it belongs to {owner[0]}, which has native code"
+    return (
+        f"it belongs to {owner[0]}, which is not among the program's dependencies: name it "
+        "in [project] dependencies of pyproject.toml, which works if it is pure Python"
+    )
 
 
 class _Calls(ast.NodeVisitor):

@@ -136,8 +136,9 @@ def parse_pyproject(text: str, where: str = "pyproject.toml") -> Manifest | None
     )
     return replace(
         manifest,
-        name=manifest.name or project.get("name", ""),
-        description=manifest.description or project.get("description", ""),
+        name=manifest.name or _str(project.get("name", ""), f"{where}: [project] name"),
+        description=manifest.description
+        or _str(project.get("description", ""), f"{where}: [project] description"),
         dependencies=needed,
     )
 
@@ -159,8 +160,9 @@ def parse_block(text: str, where: str) -> Manifest | None:
     manifest: Manifest | None = None
     if "script" in found:
         script = _parse_toml(found["script"], f"{where}, block `# /// script`")
+        tool = _table(script.get("tool", {}), f"{where}: [tool]")
         manifest = _parse_table(
-            script.get("tool", {}).get("pie", {}), f"{where}: [tool.pie]", "tool.pie."
+            tool.get("pie", {}), f"{where}: [tool.pie]", "tool.pie."
         )
         needed = script.get("dependencies", [])
         manifest = replace(
@@ -178,6 +180,10 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(f"{where} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ManifestError(
+            f"{where} has tables or lists in each other hundreds of times: make it flatter"
+        ) from error
 
 
 def _parse_table(table: object, where: str, prefix: str) -> Manifest:

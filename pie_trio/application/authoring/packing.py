@@ -17,7 +17,7 @@ from pie_trio.application.services import Grants
 from pie_trio.errors import ProgramError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["PackedProgram", "add_manifest", "is_wasm", "load_packed"]
@@ -92,7 +92,8 @@ def add_manifest(component: bytes, manifest: Manifest) -> bytes:
 
 def _decode(content: bytes, label: str) -> Manifest:
     try:
-        members: dict[str, Any] = json.loads(content)
+        members: dict[str, Any] = dict(json.loads(content))
+        _check_types(members)
         grants = members.pop("grants")
         if grants is not None:
             grants["http"] = tuple(grants["http"])
@@ -101,10 +102,28 @@ def _decode(content: bytes, label: str) -> Manifest:
         for name in ("dependencies", "publish"):
             members[name] = tuple(members.get(name, ()))
         return Manifest(**members, grants=grants, limits=limits)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ProgramError(
             f"the manifest in {label} is of another version of Pie: build it again"
         ) from error
+
+
+def _check_types(members: Mapping[str, Any]) -> None:
+    """Raise unless the values are what :func:`add_manifest` writes: a component may be forged."""
+    texts: list[object] = [members.get(k, "") for k in ("name", "description", "entry")]
+    for name in ("dependencies", "publish"):
+        texts += members.get(name, ())
+    grants: dict[str, Any] = members["grants"] or {}
+    texts += grants.get("http", ())
+    flags = [value for name, value in grants.items() if name != "http"]
+    limits: dict[str, Any] = members["limits"]
+    numbers = [value for value in limits.values() if value is not None]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("expected text")
+    if not all(isinstance(flag, bool) for flag in flags):
+        raise ValueError("expected true or false")
+    if not all(type(number) in (int, float) and number > 0 for number in numbers):
+        raise ValueError("expected numbers above 0")
 
 
 def _custom_sections(data: bytes, label: str) -> Iterator[tuple[bytes, bytes]]:

@@ -109,7 +109,7 @@ def _converter(schema: Mapping[str, Any]) -> Callable[[str], Any]:
         return _named("integer", int)
     if kind == "number":
         return _named("number", float)
-    return _named("JSON value", json.loads)
+    return _named("JSON", json.loads)
 
 
 def _named(name: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -29,6 +29,7 @@ from pie_trio.application.run.console import (
     run_abandonable,
 )
 from pie_trio.application.run.lines import feed_lines
+from pie_trio.application.run.profiling import Profile
 from pie_trio.application.run.setup import (
     load_engine,
     prepare_component,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from pie_trio.application.host.session import Session
     from pie_trio.application.lifecycle.programs import Program, SourceProgram
     from pie_trio.application.run.signals import Signals
+    from pie_trio.application.wasm.linking import HostInterface
 
 __all__ = [
     "LOCAL_GRANTS",
@@ -107,6 +109,7 @@ class RunOptions:
         on_serving: Is told what is served, once it is.
         manifest: What the program says of itself.
         record_path: Where what enters the run is written; None for nowhere.
+        profile_path: Where it is written who had the processor; None for nowhere.
     """
 
     program: Path
@@ -122,6 +125,7 @@ class RunOptions:
     on_serving: Callable[[Services], None] = lambda _: None
     manifest: Manifest = field(default_factory=Manifest)
     record_path: Path | None = None
+    profile_path: Path | None = None
 
     def for_manifest(self, manifest: Manifest) -> RunOptions:
         """Return the options with what the program says of itself taken into account."""
@@ -171,20 +175,24 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
             prepare_component(options.wasm, found.path)
         if programs or not is_packed:
             language_path = prepare_language(options.wasm)
-    recording = Recording(options.record_path)
+    recording, profile = Recording(options.record_path), Profile(options.profile_path)
+
+    def adapt(interfaces: list[HostInterface]) -> list[HostInterface]:
+        return profile.adapt(recording.adapt(interfaces))
+
     with (
         recording,
+        profile,
         WasmRuntime(
             options.wasm, CompileCache(options.wasm.cache_directory)
         ) as runtime,
     ):
+        profile.watch_guests(runtime)
         # What is sent as source runs in the language component, its children too.
-        language = language_path and link_language(
-            runtime, language_path, adapt=recording.adapt
-        )
+        language = language_path and link_language(runtime, language_path, adapt=adapt)
         program: Program
         if isinstance(found, PackedProgram):
-            linked = link_component(runtime, found.path, adapt=recording.adapt)
+            linked = link_component(runtime, found.path, adapt=adapt)
             program = ComponentProgram(found.name, linked, found.digest)
             language = language or linked
         else:
@@ -197,14 +205,15 @@ def run_in_wasm(options: RunOptions, signals: Signals) -> None:
         )
         models = options.choose_models()
         recording.open(options.program, digest_of(found), "wasm", models)
-        with load_engines(models) as engines:
+        with load_engines(models) as loaded:
+            engines = profile.watch_engines(loaded)
             signals.check()
             gc.collect()
             gc.freeze()  # what is there now stays: collections need not look at it again
             with signals.left_to_trio():
                 run_trio(
                     *(_run, language, program, arguments, options, engines, signals),
-                    *(programs, grants, recording),
+                    *(programs, grants, recording, profile),
                 )
 
 
@@ -241,7 +250,9 @@ async def _run(
     programs: Mapping[str, SourceProgram],
     grants: Grants,
     recording: Recording,
+    profile: Profile,
 ) -> None:
+    profile.begin()
     async with (
         signals.watch(),
         open_models(engines, options.control, options.limits) as models,
@@ -272,7 +283,7 @@ async def _run(
 @contextmanager
 def load_engines(
     models: Sequence[ModelConfig],
-    kind: Literal["thread", "process"] = "thread",
+    kind: Literal["thread", "process"] | None = None,
     *,
     default_kv_bytes: int | None = RUN_KV_BYTES,
 ) -> Generator[Sequence[LoadedEngine]]:
@@ -280,7 +291,7 @@ def load_engines(
 
     Args:
         models: The first is the default.
-        kind: Where steps are computed.
+        kind: Where steps are computed; None for a thread, if that is possible.
         default_kv_bytes: The most that the KV cache of a model gets for which nothing was
             said; None for what there is.
 

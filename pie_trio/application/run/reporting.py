@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pie_trio.application.services import Services
     from pie_trio.control.explaining import Summary
 
-__all__ = ["Report", "check_trace_path", "reporting", "write_trace"]
+__all__ = ["Report", "check_output_path", "reporting", "write_output"]
 
 WRITE_SECONDS = 1.0
 BAR_WIDTH = 24
@@ -62,7 +62,7 @@ def reporting(
             counts, and this one is printed on stderr.
     """
     if trace_path is not None:
-        check_trace_path(trace_path)
+        check_output_path(trace_path, "--trace")
     try:
         yield
     except BaseException as error:
@@ -79,25 +79,29 @@ def reporting(
     _finish(report, trace_path, is_explained=is_explained)
 
 
-def check_trace_path(path: Path) -> None:
-    """Raise unless a trace can be written there; better before a long run than after it.
+def check_output_path(path: Path, option: str) -> None:
+    """Raise unless a file can be written there; better before a long run than after it.
+
+    Args:
+        path: Of the file.
+        option: That has named it.
 
     Raises:
         ConfigError: It cannot.
     """
     if path.is_dir():
         raise ConfigError(
-            f"--trace {path} is a folder: name a file, as {path}/trace.json"
+            f"{option} {path} is a folder: name a file, as {path}/{option[2:]}.json"
         )
     folder = path.resolve().parent
     if not _is_special(path) and not folder.is_dir():
         raise ConfigError(
-            f"--trace {path}: there is no folder {folder}: make it, or name another file"
+            f"{option} {path}: there is no folder {folder}: make it, or name another file"
         )
     target = path if _is_special(path) else folder
     if not os.access(target, os.W_OK):
         raise ConfigError(
-            f"--trace {path}: {target} cannot be written to: name a file elsewhere"
+            f"{option} {path}: {target} cannot be written to: name a file elsewhere"
         )
 
 
@@ -106,14 +110,17 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def write_trace(path: Path, services: Services) -> None:
-    """Write the trace; a file is there as a whole or not at all.
+def write_output(path: Path, text: str, option: str) -> None:
+    """Write a file that is there as a whole or not at all.
+
+    Args:
+        path: Of the file.
+        text: What to write.
+        option: That has named it.
 
     Raises:
         ConfigError: It cannot be written.
     """
-    traces = {name: model.batcher.trace for name, model in services.models.items()}
-    text = json.dumps(make_trace_events(traces, services.timeline.spans))
     try:
         if _is_special(path):
             path.write_text(text)
@@ -127,8 +134,8 @@ def write_trace(path: Path, services: Services) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"the trace cannot be written to {path} ({error.strerror}): make room there, or "
-            "name a file elsewhere with --trace"
+            f"the {option[2:]} cannot be written to {path} ({error.strerror}): make room "
+            f"there, or name a file elsewhere with {option}"
         ) from error
 
 
@@ -141,7 +148,10 @@ def _finish(report: Report, trace_path: Path | None, *, is_explained: bool) -> N
             title = f"{name}, policy {model.config.policy}"
             _print(_make_table(title, summarize(steps), model.batcher.num_steps))
     if trace_path is not None:
-        write_trace(trace_path, report.services)
+        served = report.services
+        traces = {name: model.batcher.trace for name, model in served.models.items()}
+        text = json.dumps(make_trace_events(traces, served.timeline.spans))
+        write_output(trace_path, text, "--trace")
 
 
 def _make_table(name: str, summary: Summary, num_steps: int) -> str:

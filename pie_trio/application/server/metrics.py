@@ -199,7 +199,9 @@ class ServerMetrics:
             ["model"],
             registry=registry,
         )
-        self.tasks = Gauge("pie_tasks", "Of the server's event loop.", registry=registry)
+        self.tasks = Gauge(
+            "pie_tasks", "Of the server's event loop.", registry=registry
+        )
 
     async def count_request(self) -> None:
         """Count the request that is handled."""

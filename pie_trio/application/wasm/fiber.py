@@ -191,11 +191,8 @@ class Fiber:
 
     async def _drive(self, *, until_parked: bool = False) -> bool:
         """Poll until the call ends; return whether it was parked instead."""
-        poll, runtime, context = (
-            ffi.wasmtime_call_future_poll,
-            self.linked.runtime,
-            self.context,
-        )
+        runtime, context = self.linked.runtime, self.context
+        poll = runtime.poll
         set_deadline, slice_ticks = (
             ffi.wasmtime_context_set_epoch_deadline,
             runtime.slice_ticks,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wasmtime import Config, Engine, component
+from wasmtime import _ffi as ffi
 
 from pie_trio.application.wasm.linking import HostInterface, HostLinker
 from pie_trio.application.wasm.wasi import make_wasi, wasi_versions
@@ -46,6 +47,7 @@ class WasmRuntime:
     Attributes:
         current: The fiber that is being polled, whose host calls are answered. There is one
             thread, so there is one at a time.
+        poll: Runs a fiber until it waits or is done. A profile puts itself in between.
     """
 
     def __init__(self, config: WasmConfig, cache: CompileCache) -> None:
@@ -54,6 +56,7 @@ class WasmRuntime:
         self.slice_ticks = config.slice_ticks
         self._cache = cache
         self.current: Fiber | None = None
+        self.poll: Callable[[Any], bool] = ffi.wasmtime_call_future_poll
         self._is_closed = threading.Event()
         self._ticker = threading.Thread(
             target=self._tick, name="pie-epoch", daemon=True

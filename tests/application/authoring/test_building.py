@@ -77,6 +77,21 @@ def test_a_module_that_wasm_lacks_is_named_with_its_line(folder: Path) -> None:
     assert not (folder / "x.wasm").exists()
 
 
+def test_native_code_is_refused_by_the_name_of_its_distribution(folder: Path) -> None:
+    (folder / "helper2.py").write_text("def split(text):\n    import numpy.linalg\n")
+    with pytest.raises(
+        BuildError,
+        match=r"helper2\.py, line 2, imports numpy\.linalg: it belongs to numpy, which has",
+    ):
+        build_component(load_project(folder), folder / "poet.wasm")
+
+
+def test_a_distribution_that_is_no_dependency_is_named(folder: Path) -> None:
+    (folder / "helper2.py").write_text("import pytest\n")
+    with pytest.raises(BuildError, match=r"belongs to pytest, .*\[project\] depend"):
+        build_component(load_project(folder), folder / "poet.wasm")
+
+
 @pytest.mark.parametrize(
     "line", ["importlib.import_module(name)", "__import__(name)", "load('a' + name)"]
 )

@@ -192,6 +192,7 @@ class Rig:
             model.embeds.check()
             assert model.embeds.num_free == model.embeds.num_embeds
             assert model.pool.num_free == model.pool.num_pages, "a page was lost"
+            assert model.pool.num_virtual == 0, "somebody still holds a page"
             assert model.batcher.num_unfinished == 0
             assert model.batcher.arrivals.num_expected == 0
         for engine in self.engines:

@@ -174,3 +174,7 @@ async def test_tokens_alone_are_those_of_one_output() -> None:
         with pytest.raises(BadArgumentError, match="finish"):
             await take(client, copy)
         await client.resolve(client.session.finish(copy))
+        other = client.session.receive()
+        assert await client.session.inbox.put("a message")
+        with pytest.raises(BadArgumentError, match="finish"):
+            await take(client, other)

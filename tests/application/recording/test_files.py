@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_what_the_host_relayed_is_sent_again_at_the_end(
     path: Path, envelope: object, sent: str | bytes, is_ended: bool
 ) -> None:
     """By the program's own account it has sent nothing."""
-    calls = [
+    calls: list[tuple[str, list[Any], Any]] = [
         ("decode.relay-stream", [4, envelope], 17),
         ("decode.end-relay", [4], ([1, 2], "a\u00fc", [], None, 2))
         if is_ended

@@ -45,7 +45,11 @@ def test_an_optional_parameter_takes_what_it_takes_besides_null(
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [("--kind c", "invalid choice: 'c'"), ("--words x", "invalid integer value: 'x'")],
+    [
+        ("--kind c", "invalid choice: 'c'"),
+        ("--words x", "invalid integer value: 'x'"),
+        ("--either x", "invalid JSON value: 'x'"),
+    ],
 )
 def test_a_wrong_value_is_a_usage_error(
     capsys: pytest.CaptureFixture[str], flags: str, message: str

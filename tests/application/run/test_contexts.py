@@ -241,3 +241,121 @@ async def test_a_program_that_is_not_asynchronous_says_what_to_write(
     async with open_fake() as launcher:
         with pytest.raises(GuestFailedError, match="write `async def main`"):
             await run(launcher, SourceProgram("p", "app.py", {"app.py": text}, text))
+
+
+async def test_a_forward_returns_several_rows_which_single_steps_return_too(
+    open_fake: OpenLauncher,
+) -> None:
+    program = program_of(
+        "from inferlet_py import Output\n"
+        "async with Context() as ctx, Context() as other:\n"
+        f"    tokens = get_model().tokenize({PROMPT[:90]!r} + 'abc', special=True)\n"
+        "    await ctx.fill(tokens[:50])\n"  # pending: they come before the rows
+        "    sampled, listed = await ctx.forward(\n"
+        "        tokens[50:], outputs=[Output(sampler=Greedy()), Output(range(44), top=2)]\n"
+        "    )\n"
+        "    other.append(tokens[:50])\n"
+        "    each = [await other.forward([token], top=2) for token in tokens[50:]]\n"
+        "    assert len(each) == 44 and ctx.token_ids == other.token_ids\n"
+        "    assert [d.token_ids for d in listed.dists] == [d.token_ids for d in each]\n"
+        "    assert list(sampled.tokens) == [each[-1].argmax()]\n"
+        "    (again,) = await ctx.forward(outputs=[Output([0], Greedy())])\n"
+        "    assert again.tokens == sampled.tokens and len(ctx) == len(tokens)\n"
+        "    return await ctx.generate(max_tokens=5, stop_tokens=[]).tokens()"
+    )
+    async with open_fake(control=SPLIT) as launcher:
+        tokens = [256, *(PROMPT[:90] + "abc").encode()]
+        assert await run(launcher, program) == fake_continuation(tokens, 5)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+async def test_rows_whose_forward_failed_are_pending(
+    open_fake: OpenLauncher, step: int
+) -> None:
+    program = recovery(
+        "from inferlet_py import Output\n"
+        "try: await ctx.forward([97], outputs=[Output([0], top=1)])\n"
+        "except EngineFailedError: ctx.truncate(len(ctx) - 1)\n"
+        "else: raise AssertionError"
+    )
+    engine = FakeEngine(failures={step: EngineError("the device burns")})
+    async with open_fake(engine=engine, control=SPLIT) as launcher:
+        assert await run(launcher, program) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("count", "row", "message"),
+    [
+        (3, 3, "there is no row 3 of 3 tokens"),
+        (0, 1, "there is no row 1 of 1 tokens"),
+        (70, 5, "row 5 of 70 tokens is not among the last 64, which"),
+    ],
+)
+async def test_rows_that_a_forward_cannot_have_are_refused_before_anything_is_appended(
+    open_fake: OpenLauncher, count: int, row: int, message: str
+) -> None:
+    program = recovery(
+        "from inferlet_py import Output, BadArgumentError\n"
+        f"try: await ctx.forward([97] * {count}, outputs=[Output([{row}], top=1)])\n"
+        f"except BadArgumentError as error: assert {message!r} in str(error), error\n"
+        "else: raise AssertionError"
+    )
+    async with open_fake(control=SPLIT) as launcher:
+        assert await run(launcher, program) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("generate(sampler=Greedy)", "a sampler is made by a call, as Greedy() or"),
+        ("generate(sampler='greedy')", "got 'greedy' (str)"),
+        ("sample('greedy')", "got 'greedy' (str)"),
+        ("generate(stop=3)", "stop is a text or a list of texts, got 3 (int)"),
+        ("generate(stop=['a', 3])", "got ['a', 3] (list)"),
+    ],
+)
+async def test_what_is_no_sampler_and_no_text_is_named(
+    open_fake: OpenLauncher, call: str, message: str
+) -> None:
+    program = recovery(
+        "from inferlet_py import BadArgumentError\n"
+        "try:\n"
+        f"    found = ctx.{call}\n"
+        "    await (found if call_is_awaited else found.text())\n"
+        f"except BadArgumentError as error: assert {message!r} in str(error), error\n"
+        "else: raise AssertionError".replace(
+            "call_is_awaited", str(call.startswith("sample"))
+        )
+    )
+    async with open_fake(control=SPLIT) as launcher:
+        assert await run(launcher, program) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "numbers = [p.number for p in queue.alloc_kvpages(2)]\n"
+        "    await ctx.forward([1] * 20)",
+        "pages = queue.alloc_kvpages(2)\n"
+        "    numbers = [p.number for p in pages]\n"
+        "    await queue.forward_text([1], pages=pages)",
+    ],
+)
+async def test_a_command_that_fails_names_its_queue_and_pages(
+    open_fake: OpenLauncher, attempt: str
+) -> None:
+    is_context = "ctx" in attempt
+    program = program_of(
+        "ctx, queue = Context(), Queue()\n"
+        "try:\n"
+        f"    {attempt}\n"
+        "except EngineFailedError as error:\n"
+        f"    number = {'ctx.model.queue' if is_context else 'queue.number'}\n"
+        f"    pages = {'ctx._pages' if is_context else 'numbers'}\n"
+        "    found = error.call, error.queue, error.pages\n"
+        "    assert found == ('take_forward', number, tuple(pages)), found\n"
+        "    return len(error.pages)"
+    )
+    engine = FakeEngine(failures={0: EngineError("the device burns")})
+    async with open_fake(engine=engine) as launcher:
+        assert await run(launcher, program) == 2
