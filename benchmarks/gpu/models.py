@@ -19,7 +19,7 @@ from pie_trio.inference.processors import ProcessorTable
 from pie_trio.inference.step import compute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pie_trio.inference.models.config import DecoderConfig
     from pie_trio.inference.weights import Checkpoint
 
+TRAITS = ("adapters", "allocate", "forward", "input-text", "output-text", "tokenize")
 DEVIATION = 0.02  # of the weights, as new Llamas have
 
 _SCALING = {
@@ -86,8 +87,18 @@ class RandomCheckpoint:
     def __contains__(self, name: str) -> bool:
         return True
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return weights: norms near one, everything else near zero."""
+    def take(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        rows: Sequence[slice] | None = None,
+        columns: slice | None = None,
+    ) -> Tensor:
+        """Return weights: norms near one, everything else near zero; always whole ones."""
+        assert rows is None, "one rank has all rows"
+        assert columns is None, "and all columns"
         weights = torch.empty(shape, dtype=dtype, device=self._device)
         mean = 1.0 if "norm" in name else 0.0
         return weights.normal_(mean, DEVIATION, generator=self._generator)
@@ -124,7 +135,7 @@ def open_random(
     info = ModelInfo(
         name=name,
         architecture=config.architecture,
-        traits=(),
+        traits=TRAITS,
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
         bos_token_id=None,
@@ -142,6 +153,7 @@ def open_random(
         kv_cache,
         preparation.place(allocate_embeds(config, num_embeds=16, dtype=dtype)),
         processors=ProcessorTable(config.vocab_size),
-        num_threads=None,
+        # Small shapes on a busy machine are faster with one.
+        num_threads=None if is_gpu else 1,
         compute=open_gpu_step(model, kv_cache) or compute,
     )

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from pie_trio.inference.kernels.protocol import Kernels
     from pie_trio.inference.models.ops import Linear
 
-__all__ = ["Int8Linear", "PackedLinear", "make_int8", "pack"]
+__all__ = ["Int8Linear", "PackedLinear", "make_int8", "pack", "round_up_rows"]
 
 # Rows for which oneDNN lays out the weights; they serve any number.
 _TYPICAL_ROWS = 8
+
+# So many rows, as of steps that decode, are computed as they are; others are rounded up.
+_MAX_EXACT_ROWS = 32
 
 # Smaller layers gain nothing.
 _MIN_PACKED_WEIGHTS = 1 << 16
@@ -132,8 +135,26 @@ def _packed(weight: Tensor) -> Tensor:
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     operation: Any = torch.ops.mkldnn._linear_pointwise.default
     # oneDNN refuses some inputs whose rows do not lie together.
-    outputs: Tensor = operation(inputs.contiguous(), weight, bias, "none", [], "")
-    return outputs
+    padded = _pad_rows(inputs).contiguous()
+    outputs: Tensor = operation(padded, weight, bias, "none", [], "")
+    return outputs[: len(inputs)]
+
+
+def round_up_rows(num_rows: int) -> int:
+    """Return for how many rows to compute: at most an eighth more, and few different numbers.
+
+    For each number of rows oneDNN makes code of its own, which it keeps for ever: half a MiB for
+    each shape of a layer, so that prompts of all lengths took hundreds of MiB.
+    """
+    if num_rows <= _MAX_EXACT_ROWS:
+        return num_rows
+    step = 1 << ((num_rows - 1).bit_length() - 4)
+    return -(-num_rows // step) * step
+
+
+def _pad_rows(inputs: Tensor) -> Tensor:
+    more = round_up_rows(len(inputs)) - len(inputs)
+    return torch.nn.functional.pad(inputs, (0, 0, 0, more)) if more else inputs
 
 
 def _int8_linear(
@@ -146,10 +167,10 @@ def _int8_linear(
     one, zero_point = _input_scale()
     operation: Any = torch.ops.onednn.qlinear_pointwise.tensor
     outputs: Tensor = operation(
-        *(quantized, one, zero_point, weight, scales, zero_points, None),
+        *(_pad_rows(quantized), one, zero_point, weight, scales, zero_points, None),
         *(1.0, 0, dtype, "none", [], ""),
     )
-    return outputs
+    return outputs[: len(quantized)]
 
 
 @cache

@@ -17,6 +17,7 @@ from pie_trio.inference.kernels.linears import (
     PackedLinear,
     make_int8,
     pack,
+    round_up_rows,
 )
 from pie_trio.inference.models.ops import Linear
 from tests.inference.contexts import Context, generate
@@ -53,8 +54,15 @@ def needs_the_operations() -> None:
         pytest.skip("this torch keeps no weights laid out by oneDNN")
 
 
+def test_there_are_few_numbers_of_rows_and_little_is_wasted() -> None:
+    found = {n: round_up_rows(n) for n in range(1, 4097)}
+    assert all(n <= rounded <= n * 9 / 8 for n, rounded in found.items())
+    assert all(round_up_rows(rounded) == rounded for rounded in found.values())
+    assert len(set(found.values())) < 100
+
+
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("num_rows", [1, 3, 40, 300])
+@pytest.mark.parametrize("num_rows", [1, 3, 33, 40, 300])
 def test_packed_weights_give_the_same(
     dtype: torch.dtype, num_rows: int, has_bias: bool
 ) -> None:
