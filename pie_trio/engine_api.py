@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DRY_LENGTH",
     "NO_PROCESSOR",
+    "NO_REQUEST",
     "NO_SLOT",
     "Batch",
     "BatchResult",
@@ -33,6 +34,7 @@ __all__ = [
     "OutputResult",
     "OutputSpec",
     "PageCopy",
+    "PipelinedEngine",
     "ProcessorSpec",
     "ProjectRequest",
     "RequestResult",
@@ -42,6 +44,9 @@ __all__ = [
 
 NO_SLOT = -1
 """In :attr:`ForwardRequest.input_slots`: the token enters by its id, as usual."""
+
+NO_REQUEST = -1
+"""In :attr:`ForwardRequest.follows`: all tokens are known."""
 
 NO_PROCESSOR = 0
 """In :attr:`OutputSpec.processor`: logits are sampled as they are."""
@@ -253,6 +258,9 @@ class ForwardRequest:
             where no token does. The state enters as it was stored, before the final norm, and
             the id beside it is not looked at, but must be one.
         adapter: Name of an adapter of the model; "" for none.
+        follows: The first new token is the one that this forward of the batch submitted before
+            samples, and its id here is not looked at, but must be one; ``NO_REQUEST`` for none.
+            See :meth:`PipelinedEngine.submit`.
     """
 
     token_ids: NDArray[np.int32]
@@ -263,6 +271,7 @@ class ForwardRequest:
     outputs: tuple[OutputSpec, ...] = ()
     input_slots: NDArray[np.int32] | None = None
     adapter: str = ""
+    follows: int = NO_REQUEST
 
 
 @dataclass(slots=True)
@@ -481,6 +490,38 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back weights and KV cache. Idempotent."""
+        ...
+
+
+class PipelinedEngine(Engine, Protocol):
+    """An engine that can be asked for a step while the one before is still running.
+
+    ``execute`` is for when none is on its way.
+    """
+
+    def submit(self, batch: Batch) -> None:
+        """Ask for a step, and do not wait for it. At most two are on their way.
+
+        A forward that :attr:`~ForwardRequest.follows` another one needs nothing of that step on
+        the host. Whatever the host has to see first must wait for :meth:`collect`: tokens for
+        which :meth:`can_follow` says no, and a processor that a step on its way names.
+
+        Raises:
+            EngineError: A request is impossible, or would have to wait; nothing was submitted.
+                Or the step failed at once.
+        """
+        ...
+
+    def collect(self) -> BatchResult:
+        """Wait for the oldest step on its way, and return its results.
+
+        Raises:
+            EngineError: There is none, or it failed: see :meth:`Engine.execute`.
+        """
+        ...
+
+    def can_follow(self, outputs: Sequence[OutputSpec]) -> bool:
+        """Say whether a forward with these outputs may be followed before it is collected."""
         ...
 
 

@@ -13,7 +13,11 @@ from pie_trio.engine_api import ModelInfo, OutputSpec
 from pie_trio.errors import EngineError, ModelDirectoryError
 from pie_trio.inference.adapters.loading import load_adapter
 from pie_trio.inference.adapters.lowrank import Adapter
-from pie_trio.inference.adapters.table import AdapterTable, WithAdapters
+from pie_trio.inference.adapters.table import (
+    NO_ADAPTERS,
+    AdapterTable,
+    WithAdapters,
+)
 from pie_trio.inference.backends.torch_cpu import to_tensor
 from pie_trio.inference.gpu.choosing import choose_gpu, open_gpu_step
 from pie_trio.inference.gpu.kernels import FlashInferKernels
@@ -31,6 +35,7 @@ from pie_trio.inference.outputs import plan_outputs
 from pie_trio.inference.parallel.split import WHOLE, check_split
 from pie_trio.inference.pipeline import OnItsWay, Pipeline, can_follow
 from pie_trio.inference.processors import (
+    NOTHING,
     ProcessorTable,
     WithProcessors,
     grammar_vocabulary,
@@ -59,7 +64,7 @@ if TYPE_CHECKING:
     from pie_trio.inference.models.config import DecoderConfig
     from pie_trio.inference.models.decoder import Decoder
     from pie_trio.inference.parallel.part import Part
-    from pie_trio.inference.step import Compute
+    from pie_trio.inference.step import Compute, Pending
 
 __all__ = ["DtypeName", "LoadedModel", "TorchEngine", "open_engine", "resolve_dtype"]
 
@@ -155,23 +160,30 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         return isinstance(self._compute, GpuStep) and can_follow(outputs)
 
     def _launch(self, batch: Batch) -> OnItsWay:
-        model, kv_cache, embeds = self._open()
+        self._open()
+        check_shapes(batch, self._info)
+        metadata = build_metadata(batch, self._info.page_size)
+        plan = plan_outputs(batch, metadata)
+        check_values(metadata, plan, self._info)
+        follows = self._pipeline.follows(batch, metadata)
+        using = self._adapters.use(batch.forwards)
+        if using is NO_ADAPTERS and not plan.has_processors:  # a stack costs some 5 us
+            step = StepInput(batch, metadata, plan, follows=follows)
+            return OnItsWay(batch, plan, self._start(step), None, NOTHING)
         with ExitStack() as stack:
-            adapters = stack.enter_context(self._adapters.use(batch.forwards))
-            check_shapes(batch, self._info)
-            metadata = build_metadata(batch, self._info.page_size)
-            plan = plan_outputs(batch, metadata)
-            check_values(metadata, plan, self._info)
-            follows = self._pipeline.follows(batch, metadata)
+            adapters = stack.enter_context(using)
             prepared = stack.enter_context(self._processors.prepare(plan))
             step = StepInput(batch, metadata, plan, prepared, adapters, follows)
-            with self._torch():
-                kv_cache.copy(batch.copies)
-                if isinstance(self._compute, GpuStep):
-                    pending = self._compute.launch(step, model, kv_cache, embeds)
-                else:
-                    pending = Done(self._compute(step, model, kv_cache, embeds))
+            pending = self._start(step)
             return OnItsWay(batch, plan, pending, prepared, stack.pop_all())
+
+    def _start(self, step: StepInput) -> Pending:
+        model, kv_cache, embeds = self._open()
+        with self._torch():
+            kv_cache.copy(step.batch.copies)
+            if isinstance(self._compute, GpuStep):
+                return self._compute.launch(step, model, kv_cache, embeds)
+            return Done(self._compute(step, model, kv_cache, embeds))
 
     def _finish(self, step: OnItsWay) -> BatchResult:
         if isinstance(step.pending, Done):

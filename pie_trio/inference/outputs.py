@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.processors import Prepared
 
-__all__ = ["Computed", "OutputPlan", "make_results", "plan_outputs"]
+__all__ = ["Computed", "OutputPlan", "make_results", "only_draws", "plan_outputs"]
 
 _NO_INTEGERS = np.empty(0, np.int32)
 _NO_FLOATS = np.empty(0, np.float32)
@@ -55,6 +55,7 @@ class OutputPlan:
         rows: ``[num_rows]`` int32, the states.
         is_sampling: Whether all outputs ask for sampled tokens and nothing else, as the logits
             are.
+        is_drawing: As ``is_sampling``, but some logits may go through a processor.
         has_processors: Whether some logits go through a processor.
         is_every_state: Whether the head rows are known to be all states, in order.
         head_rows: ``[num_head_rows]`` int32, the states whose logits are needed.
@@ -75,6 +76,7 @@ class OutputPlan:
     row_limits: NDArray[np.int32]
     rows: NDArray[np.int32]
     is_sampling: bool
+    is_drawing: bool
     has_processors: bool
     is_every_state: bool
     head_rows: NDArray[np.int32]
@@ -154,7 +156,8 @@ def plan_outputs(batch: Batch, metadata: BatchMetadata) -> OutputPlan:
     own_rows = concatenate([spec.rows for spec in specs])
     rows = own_rows + starts[owners]
     bounds = [0, *accumulate(counts)]
-    is_sampling = all(map(_is_sampling, specs))
+    is_drawing = all(map(only_draws, specs))
+    is_sampling = is_drawing and not any(spec.processor for spec in specs)
     head_rows, head_index = rows, np.arange(len(rows))
     hidden_rows = store_rows = store_slots = _NO_INTEGERS
     if not is_sampling:
@@ -173,6 +176,7 @@ def plan_outputs(batch: Batch, metadata: BatchMetadata) -> OutputPlan:
         row_limits=limits[owners],
         rows=rows,
         is_sampling=is_sampling,
+        is_drawing=is_drawing,
         has_processors=not is_sampling and any(spec.processor for spec in specs),
         # Each request has one state and one row, so that row is 0: see check_values.
         is_every_state=is_sampling
@@ -205,9 +209,14 @@ def make_results(
         found: What the step has found; rows of logits that are no numbers are cleared.
         prepared: The rows that go through processors, if there are any.
     """
+    failures: dict[int, EngineError] = {}
     if found.token_ids is not None:
         outputs = _outputs_of(plan, found.token_ids)
-        return _hand_out(batch, plan, outputs, {}, found.broken)
+        if prepared is not None:
+            ended, failures = _settle(plan, prepared, found.token_ids, found.broken)
+            for output, row in zip(outputs, plan.bounds, strict=False):
+                output.has_ended = ended.get(row, False)
+        return _hand_out(batch, plan, outputs, failures, found.broken)
     logits, hidden, broken = found.logits, found.hidden, found.broken
     best = logits.argmax(axis=1)
     peaks = logits[np.arange(len(logits)), best]  # NaN where a row has one
@@ -215,7 +224,6 @@ def make_results(
         is_bad = ~np.isfinite(peaks)
         logits[is_bad] = 0.0  # what follows has no place for NaN
         broken = {*broken, *plan.requests_of_states(plan.head_rows[is_bad].tolist())}
-    failures: dict[int, EngineError] = {}
     if plan.is_sampling:
         outputs = _sampled_outputs(plan, logits, best)
     else:
@@ -250,6 +258,26 @@ def _hand_out(
         )
     count = plan.num_forwards
     return BatchResult(tuple(results[:count]), tuple(results[count:]))
+
+
+def _settle(
+    plan: OutputPlan,
+    prepared: Prepared,
+    token_ids: NDArray[np.int32],
+    broken: Collection[int],
+) -> tuple[dict[int, bool], dict[int, EngineError]]:
+    """Let processors accept what was drawn.
+
+    Returns:
+        Which rows have ended by that, and the requests that failed.
+    """
+    rows = prepared.rows
+    owners: list[int] = plan.requests[rows].tolist()
+    skipped = [index for index, owner in enumerate(owners) if owner in broken]
+    ended, failures = prepared.settle(token_ids[rows], skipped)
+    return dict(zip(rows, ended, strict=True)), {
+        owners[index]: error for index, error in failures.items()
+    }
 
 
 def _sampled_outputs(
@@ -295,13 +323,10 @@ class _Outputs:
     ) -> dict[int, EngineError]:
         """Sample the rows that go through processors; return the requests that failed."""
         plan, rows = self._plan, prepared.rows
-        owners: list[int] = plan.requests[rows].tolist()
-        skipped = [index for index, owner in enumerate(owners) if owner in broken]
         logits = self._logits[plan.head_index[rows]]  # a copy
-        token_ids, ended, failures = prepared.sample(logits, skipped)
-        self._token_ids[rows] = token_ids
-        self._has_ended = dict(zip(rows, ended, strict=True))
-        return {owners[index]: error for index, error in failures.items()}
+        self._token_ids[rows] = prepared.draw(range(len(rows)), logits)
+        self._has_ended, failures = _settle(plan, prepared, self._token_ids, broken)
+        return failures
 
     def make(self) -> list[OutputResult]:
         self._sample()
@@ -378,7 +403,8 @@ def _requests(batch: Batch) -> Sequence[ForwardRequest | ProjectRequest]:
     return (*batch.forwards, *batch.projections)
 
 
-def _is_sampling(spec: OutputSpec) -> bool:
+def only_draws(spec: OutputSpec) -> bool:
+    """Say whether an output asks for sampled tokens and nothing else."""
     return spec.sampler is not None and not (
         spec.top_k
         or spec.logprobs
@@ -386,7 +412,6 @@ def _is_sampling(spec: OutputSpec) -> bool:
         or spec.logits
         or spec.hidden
         or spec.store is not None
-        or spec.processor
     )
 
 

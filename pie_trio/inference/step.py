@@ -3,27 +3,80 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
+from pie_trio.inference.adapters.lowrank import adapt, group_rows
 from pie_trio.inference.backends.torch_cpu import to_tensor
 from pie_trio.inference.outputs import Computed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from pie_trio.engine_api import Batch
+    from pie_trio.inference.adapters.lowrank import Adapter
     from pie_trio.inference.kernels.protocol import PagedCache
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.decoder import Decoder
     from pie_trio.inference.outputs import OutputPlan
+    from pie_trio.inference.processors import Prepared
 
-__all__ = ["Compute", "compute"]
+__all__ = ["Compute", "Done", "Follows", "Pending", "StepInput", "compute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """New tokens that the step before samples; they have not left the device.
+
+    Attributes:
+        rows: ``[n]`` int64, which of the new tokens they are.
+        sources: ``[n]`` int64, which rows of the step before sample them.
+        token_ids: ``[num_rows]`` int64 on the device, what that step samples.
+    """
+
+    rows: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    token_ids: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """A batch, and all that was found out about it before the device is asked for anything.
+
+    Attributes:
+        batch: Checked; its copies were made.
+        metadata: Of the batch.
+        plan: Of the batch.
+        prepared: The rows that go through processors; None where there are none.
+        adapters: Those of the batch by name; None where there are none.
+        follows: What has to be entered first; None where all tokens are known.
+    """
+
+    batch: Batch
+    metadata: BatchMetadata
+    plan: OutputPlan
+    prepared: Prepared | None = None
+    adapters: Mapping[str, Adapter] | None = None
+    follows: Follows | None = None
+
+
+class Pending(Protocol):
+    """A step that a device was asked for."""
+
+    @property
+    def token_ids(self) -> Tensor | None:
+        """``[num_rows]`` int64 on the device, what it samples; None where the host does."""
+        ...
+
+    def finish(self) -> Computed:
+        """Wait for it. Once, in the order of the steps."""
+        ...
 
 
 class Compute(Protocol):
@@ -31,9 +84,7 @@ class Compute(Protocol):
 
     def __call__(
         self,
-        batch: Batch,
-        metadata: BatchMetadata,
-        plan: OutputPlan,
+        step: StepInput,
         model: Decoder,
         kv_cache: PagedCache,
         embeds: Tensor,
@@ -42,25 +93,34 @@ class Compute(Protocol):
         """Run the layers, store what is to be stored, and read what was asked for.
 
         Args:
-            batch: Checked; its copies were made.
-            metadata: Of the batch.
-            plan: Of the batch.
-            model: Perhaps with adapters for this batch.
+            step: What to do.
+            model: As it was loaded.
             kv_cache: What the model's kernels allocated.
             embeds: ``[num_embeds, hidden_size]``.
         """
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step that needs no waiting for; a :class:`Pending`."""
+
+    computed: Computed
+    token_ids: Tensor | None = None
+
+    def finish(self) -> Computed:
+        """See :class:`Pending`."""
+        return self.computed
+
+
 def compute(
-    batch: Batch,
-    metadata: BatchMetadata,
-    plan: OutputPlan,
-    model: Decoder,
-    kv_cache: PagedCache,
-    embeds: Tensor,
+    step: StepInput, model: Decoder, kv_cache: PagedCache, embeds: Tensor
 ) -> Computed:
     """Run the layers on the CPU, store what is to be stored, and read what was asked for."""
+    batch, metadata, plan = step.batch, step.metadata, step.plan
+    if step.adapters is not None:
+        names = [forward.adapter for forward in batch.forwards]
+        model = adapt(model, group_rows(names, metadata, step.adapters))
     states, broken = _states(batch, metadata, plan, model, kv_cache, embeds)
     logits, hidden = _read_states(states, plan, model, embeds)
     return Computed(logits, hidden, broken)

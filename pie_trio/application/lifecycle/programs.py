@@ -206,6 +206,8 @@ def _open_zip(data: bytes, label: str) -> zipfile.ZipFile:
 
 def _checked_path(item: zipfile.ZipInfo, label: str) -> str:
     name, path = item.filename, PurePosixPath(item.filename)
+    if not name:
+        raise ProgramError(f"{label} holds a file without a name: pack it again")
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         raise ProgramError(
             f"{label} holds {name!r}, which is a path outside of the archive"

@@ -148,7 +148,12 @@ def read(path: Path) -> tuple[Header, list[bytes], tuple[str, Any]]:
             f"{path} is damaged: its checksum is not that of its lines; copy it again, or "
             "record it again"
         )
-    _, ended, value = json.loads(lines[-2])
+    try:
+        _, ended, value = json.loads(lines[-2])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RecordingError(
+            f"{path} is damaged: its last line but one does not say how the run ended"
+        ) from error
     return header, lines[1:-2], (str(ended), value)
 
 
@@ -156,7 +161,7 @@ def _read_header(path: Path, line: bytes) -> Header:
     try:
         members = json.loads(line)
         number = members.pop("format")
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         shown = line[:SHOWN_CHARACTERS].decode(errors="replace")
         raise RecordingError(
             f"{path} is no recording: expected what `pie run --record` writes, and it begins "

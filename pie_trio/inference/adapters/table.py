@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from pie_trio.engine_api import ForwardRequest, ModelInfo
 
-__all__ = ["AdapterTable", "WithAdapters"]
+__all__ = ["NO_ADAPTERS", "AdapterTable", "WithAdapters"]
 
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
-_NO_ADAPTERS: AbstractContextManager[None] = nullcontext()
+NO_ADAPTERS: AbstractContextManager[None] = nullcontext()
+"""Entered by a batch without any."""
 
 
 class AdapterTable(Generic[T]):
@@ -108,7 +109,7 @@ class AdapterTable(Generic[T]):
             EngineError: On entering, if one is not loaded.
         """
         names = [forward.adapter for forward in forwards]
-        return self._use(names) if any(names) else _NO_ADAPTERS
+        return self._use(names) if any(names) else NO_ADAPTERS
 
     def close(self) -> None:
         """Forget all. Idempotent."""

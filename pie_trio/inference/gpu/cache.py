@@ -37,6 +37,11 @@ class DeviceKvCache(KvCache):
         return self.num_pages - 1
 
     @property
+    def page_bytes(self) -> int:
+        """Of one page in all layers."""
+        return self.pages.nbytes // self.pages.shape[2]
+
+    @property
     def num_kv_heads(self) -> int:
         """Of keys and values."""
         return self.pages.shape[4]

@@ -59,10 +59,12 @@ def choose_gpu(
 def open_gpu_step(model: Decoder, kv_cache: PagedCache) -> GpuStep | None:
     """Return what computes steps on the GPU; None where the model is on the CPU.
 
-    Captures a graph for each size of a batch, which takes seconds.
+    Captures a graph for each size of a batch, which takes seconds. Ranks get none: nobody has
+    seen yet what NCCL does in one.
     """
     kernels = model.kernels
     if not isinstance(kernels, FlashInferKernels):
         return None
-    graphs = DecodeGraphs.capture(model, kernels, kv_cache, buckets=kernels.buckets)
+    buckets = kernels.buckets if model.group is None else ()
+    graphs = DecodeGraphs.capture(model, kernels, kv_cache, buckets=buckets)
     return GpuStep(kernels, graphs)

@@ -15,23 +15,18 @@ import torch
 
 from pie_trio.engine_api import NO_SLOT
 from pie_trio.errors import EngineError
-from pie_trio.inference.gpu.attention import (
-    FlashInferAttention,
-    Part,
-    Slots,
-    plan_decode,
-    plan_options,
-)
+from pie_trio.inference.gpu.attention import FlashInferAttention, Part, Slots
 from pie_trio.inference.gpu.library import needs_tensor_cores
+from pie_trio.inference.gpu.planning import plan_decode, plan_options
 from pie_trio.inference.gpu.upload import views
 from pie_trio.inference.metadata import BatchMetadata
 from pie_trio.inference.models.mlp import SparseMlp
 from pie_trio.inference.paging.buckets import bucket_for, pad_decode
 from pie_trio.inference.paging.masks import is_causal
-from pie_trio.inference.paging.staging import ALIGNMENT, lay_out
+from pie_trio.inference.paging.staging import lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -51,21 +46,30 @@ MAX_PAGE_IDS = 1 << 18
 """Of all requests of a batch; those with more run without a graph."""
 
 
+_BYTES_A_ROW = 256
+"""Of what is done with a row of the result, besides its mask."""
+
+_SPARE_BYTES = 4096
+"""For the ends of arrays, which are aligned."""
+
+
+def _nothing(_: dict[str, Tensor]) -> None:
+    """All tokens are known."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Captured:
     """The graph of one bucket.
 
     Attributes:
-        memory: uint8 on the device, what a replay reads.
-        static: Its arrays, with room for ``max_page_ids``.
-        max_page_ids: As many as ``memory`` has room for.
+        static: The arrays that a replay reads, with room for ``max_page_ids``.
+        max_page_ids: Of all requests.
         wrappers: One for each window, planned before each replay.
         event: After the last plan.
         graph: To replay.
         states: ``[bucket, hidden_size]``, written by each replay.
     """
 
-    memory: Tensor
     static: Mapping[str, Tensor]
     max_page_ids: int
     wrappers: Sequence[DecodeWrapper]
@@ -82,6 +86,9 @@ class DecodeGraphs:
     ) -> None:
         """Begin without any; see :meth:`capture`."""
         self._model, self._kernels, self._kv_cache = model, kernels, kv_cache
+        # One for all graphs, since they run one after the other: what a replay reads, and
+        # behind it what is done with its result.
+        self._memory = torch.empty(0, dtype=torch.uint8)
         self._captured: dict[int, _Captured] = {}
         self._buckets: list[int] = []
 
@@ -101,6 +108,7 @@ class DecodeGraphs:
         graphs = cls(model, kernels, cast("DeviceKvCache", kv_cache))
         if any(isinstance(layer.mlp, SparseMlp) for layer in model.layers):
             return graphs
+        graphs._allocate(max(buckets, default=0))
         with torch.inference_mode():
             # The largest first: the others find room in the memory that it took.
             for bucket in sorted(buckets, reverse=True):
@@ -108,26 +116,44 @@ class DecodeGraphs:
         graphs._buckets = sorted(buckets)
         return graphs
 
-    def run(self, batch: Batch, metadata: BatchMetadata) -> Tensor | None:
+    def takes(self, batch: Batch, metadata: BatchMetadata) -> bool:
+        """Say whether a batch is one that there are graphs for."""
+        if len(metadata.token_ids) != metadata.num_requests or metadata.embed_rows.size:
+            return False
+        if bucket_for(metadata.num_requests, self._buckets) is None:
+            return False
+        masks = (forward.mask for forward in batch.forwards)
+        return all(mask is None or is_causal(mask) for mask in masks)
+
+    def run(
+        self,
+        metadata: BatchMetadata,
+        more: Mapping[str, NDArray[Any]] | None = None,
+        enter: Callable[[dict[str, Tensor]], None] = _nothing,
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Replay a step.
 
+        Args:
+            metadata: Of a batch that :meth:`takes` says yes to.
+            more: Arrays that are wanted on the device besides; they go there in the same copy.
+            enter: Called with all arrays on the device, may change what the graph reads.
+
         Returns:
-            ``[num_requests, hidden_size]`` before the final norm, which the next replay writes
-            over; None where no graph can do it.
+            ``[num_requests, hidden_size]`` before the final norm; and ``more`` on the device. The
+            next replay writes over both. None where it has too many pages.
         """
-        if len(metadata.token_ids) != metadata.num_requests or metadata.embed_rows.size:
-            return None
         bucket = bucket_for(metadata.num_requests, self._buckets)
-        if bucket is None:
-            return None
-        masks = (forward.mask for forward in batch.forwards)
-        if any(mask is not None and not is_causal(mask) for mask in masks):
-            return None
+        assert bucket is not None, "takes has said so"
         padded = pad_decode(metadata, bucket, self._kv_cache.scratch_page)
         captured = self._captured[bucket]
         if len(padded.page_ids) > captured.max_page_ids:
             return None
-        return self._replay(captured, padded)[: metadata.num_requests]
+        arrays = {**_arrays(padded), **(more or {})}
+        size = lay_out(arrays).num_bytes
+        if size > len(self._memory):
+            return None
+        states, tensors = self._replay(captured, padded, arrays, enter)
+        return states[: metadata.num_requests], tensors
 
     def check(self) -> None:
         """Compare each graph with the same step without a graph, for contexts of several lengths.
@@ -141,7 +167,7 @@ class DecodeGraphs:
             lengths = np.arange(bucket) % 4 + 1  # in pages, unlike when it was captured
             padded = self._on_scratch(bucket, lengths.astype(np.int32))
             with torch.inference_mode():
-                found = self._replay(captured, padded).clone()
+                found = self._replay(captured, padded, _arrays(padded))[0].clone()
                 expected = self._step(captured.static, captured.wrappers)
             if not torch.allclose(
                 found.float(), expected.float(), rtol=2e-2, atol=2e-2
@@ -152,22 +178,36 @@ class DecodeGraphs:
                     f"without it (by up to {error:.3g}): start with --device cpu, and report it"
                 )
 
-    def _replay(self, captured: _Captured, padded: PaddedDecode) -> Tensor:
-        self._load(captured.memory, padded, captured.wrappers, captured.event)
+    def _replay(
+        self,
+        captured: _Captured,
+        padded: PaddedDecode,
+        arrays: Mapping[str, NDArray[Any]],
+        enter: Callable[[dict[str, Tensor]], None] = _nothing,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        tensors = self._load(padded, arrays, captured.wrappers, captured.event)
+        enter(tensors)
         captured.graph.replay()
-        return captured.states
+        return captured.states, tensors
+
+    def _allocate(self, bucket: int) -> None:
+        """Allocate what the graph of the largest batch needs."""
+        numbers = 6 * (bucket + 1) + self._max_page_ids(bucket)
+        mask = 4 * -(-self._model.config.vocab_size // 32)
+        num_bytes = numbers * 4 + bucket * (mask + _BYTES_A_ROW) + _SPARE_BYTES
+        device = self._kernels.runtime.device
+        self._memory = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+
+    def _max_page_ids(self, bucket: int) -> int:
+        return min(MAX_PAGE_IDS, bucket * self._kv_cache.num_pages) + bucket
 
     def _capture(self, bucket: int) -> _Captured:
         kernels, kv_cache = self._kernels, self._kv_cache
         runtime, config = kernels.runtime, self._model.config
-        max_page_ids = min(MAX_PAGE_IDS, bucket * kv_cache.num_pages) + bucket
+        max_page_ids = self._max_page_ids(bucket)
         padded = self._on_scratch(bucket, np.ones(bucket, np.int32))
         spare = np.zeros(max_page_ids, np.int32)
-        layout = lay_out({**_arrays(padded), "page_ids": spare})
-        memory = torch.zeros(
-            max(layout.num_bytes, ALIGNMENT), dtype=torch.uint8, device=runtime.device
-        )
-        static = views(memory, layout)
+        static = views(self._memory, lay_out({**_arrays(padded), "page_ids": spare}))
         wrappers = [
             kernels.library.BatchDecodeWithPagedKVCacheWrapper(
                 kernels.planner.workspace,
@@ -184,25 +224,26 @@ class DecodeGraphs:
             for _ in config.attention.windows
         ]
         event = runtime.event()
-        self._load(memory, padded, wrappers, event)
+        self._load(padded, _arrays(padded), wrappers, event)
         graph, states = runtime.capture(lambda: self._step(static, wrappers))
-        return _Captured(memory, static, max_page_ids, wrappers, event, graph, states)
+        return _Captured(static, max_page_ids, wrappers, event, graph, states)
 
     def _load(
         self,
-        memory: Tensor,
         padded: PaddedDecode,
+        arrays: Mapping[str, NDArray[Any]],
         wrappers: Sequence[DecodeWrapper],
         event: Event,
-    ) -> None:
-        """Write a batch into the memory of a graph, and plan it."""
+    ) -> dict[str, Tensor]:
+        """Write a batch into the memory of the graphs, and plan it."""
         event.synchronize()  # copies of the last plan read the wrappers' memory
-        tensors = self._kernels.uploader.upload(_arrays(padded), memory)
+        tensors = self._kernels.uploader.upload(arrays, self._memory)
         attention = self._model.config.attention
         for window, wrapper in zip(attention.windows, wrappers, strict=True):
             options = plan_options(self._kv_cache, attention, window)
             plan_decode(wrapper, padded, tensors["page_ids"], self._kv_cache, options)
         event.record()
+        return tensors
 
     def _step(
         self, static: Mapping[str, Tensor], wrappers: Sequence[DecodeWrapper]

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from pie_trio.inference.gpu.attention import Planner
 from pie_trio.inference.gpu.cache import DeviceKvCache, allocate_device_cache
+from pie_trio.inference.gpu.lora import AdapterPlans, find_lora
+from pie_trio.inference.gpu.planning import Planner
 from pie_trio.inference.gpu.upload import Uploader
 from pie_trio.inference.kernels.reference import TorchKernels
 from pie_trio.inference.models import ops
 from pie_trio.inference.paging.buckets import BUCKETS
+from pie_trio.inference.paging.cascade import CascadeRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pie_trio.engine_api import Batch
     from pie_trio.inference.gpu.attention import FlashInferAttention
     from pie_trio.inference.gpu.library import FlashInfer
+    from pie_trio.inference.gpu.lora import LoraKernels
     from pie_trio.inference.gpu.runtime import Runtime
     from pie_trio.inference.kernels.protocol import PagedCache, Rotation
     from pie_trio.inference.metadata import BatchMetadata
@@ -48,6 +51,8 @@ class FlashInferKernels(TorchKernels):
         runtime: Runtime,
         *,
         buckets: Sequence[int] = BUCKETS,
+        cascade: CascadeRule | None = None,
+        lora: LoraKernels | None = None,
     ) -> None:
         """Use a library that was imported, on one device.
 
@@ -55,12 +60,17 @@ class FlashInferKernels(TorchKernels):
             library: Its functions.
             runtime: The device.
             buckets: Sizes of the batches that decode by a graph.
+            lora: Compute adapters; None takes Triton's where there is a GPU, else torch.
+            cascade: When common beginnings are read only once; None for the usual rule.
         """
         self.buckets = tuple(buckets)
+        self.cascade = cascade or CascadeRule()
         self.library, self.runtime = library, runtime
         self.device = runtime.device
         self.name = f"FlashInfer {library.__version__} on {runtime.device}"
         self.planner = Planner(library, runtime)
+        lora = lora or find_lora(runtime.device)
+        self.adapters = None if lora is None else AdapterPlans(lora)
         self.uploader = Uploader(runtime)
 
     def allocate_kv_cache(  # noqa: D102

@@ -77,6 +77,12 @@ class PrefillWrapper(Protocol):
         """As of the other one."""
         ...
 
+    def run_return_lse(
+        self, q: Tensor, paged_kv_cache: tuple[Tensor, Tensor], *, out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return besides ``[nnz, num_heads]`` float32, logarithms to base 2 of the sums."""
+        ...
+
 
 class FlashInfer(Protocol):
     """The functions of the module ``flashinfer`` that we call, with the arguments that we give."""
@@ -115,6 +121,10 @@ class FlashInfer(Protocol):
         kv_indptr: Tensor,
         kv_last_page_len: Tensor,
         kv_layout: str = "NHD",
+    ) -> None: ...
+
+    def merge_state_in_place(  # noqa: D102
+        self, v: Tensor, s: Tensor, v_other: Tensor, s_other: Tensor
     ) -> None: ...
 
     def apply_rope_with_cos_sin_cache_inplace(  # noqa: D102

@@ -18,14 +18,21 @@ from pie_trio.inference.filters import has_late_filter
 from pie_trio.inference.sampler import uniforms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from pie_trio.engine_api import SamplerSpec
 
-__all__ = ["Draws", "best_tokens", "draw", "plan_draws"]
+__all__ = [
+    "Draws",
+    "best_tokens",
+    "draw",
+    "is_for_host",
+    "is_settled_on_device",
+    "plan_draws",
+]
 
 _NUM_CANDIDATES = 256
 _BLOCK_SIZE = 64
@@ -38,12 +45,19 @@ class Draws:
     Attributes:
         plain: Rows at a temperature, without filters.
         filtered: Rows with filters, too.
-        num_candidates: So many of the likeliest tokens are looked at for the latter.
+        left: Rows that are drawn on the host; the device finds the likeliest token there.
+        heads: ``[num_rows]`` int64, the row of logits of each. Rows with masks have rows of
+            logits of their own, in order, behind all others.
+        num_masked: How many these are.
+        num_candidates: So many of the likeliest tokens are looked at for filtered rows.
         arrays: For the device.
     """
 
     plain: list[int]
     filtered: list[int]
+    left: list[int]
+    heads: NDArray[np.int64]
+    num_masked: int
     num_candidates: int
     arrays: Mapping[str, NDArray[Any]]
 
@@ -52,24 +66,40 @@ def plan_draws(
     samplers: Sequence[SamplerSpec],
     positions: NDArray[np.int32],
     head_index: NDArray[np.int64],
+    *,
+    num_heads: int = 0,
+    masks: Mapping[int, NDArray[np.uint8]] | None = None,
+    on_host: Collection[int] = (),
 ) -> Draws | None:
-    """Prepare draws; None where some row's filters are for the host.
+    """Prepare draws; None where all rows are for the host.
 
     Args:
         samplers: ``[num_rows]``.
         positions: ``[num_rows]`` int32.
         head_index: ``[num_rows]`` int64, the row of logits of each.
+        num_heads: Rows of logits; looked at where there are masks.
+        masks: Of some rows, ``[num_bytes]`` each: see :func:`~.token_masks.as_bytes`.
+        on_host: Rows that are drawn there, besides those with late filters.
     """
     plain: list[int] = []
     filtered: list[int] = []
+    left: list[int] = []
     for row, spec in enumerate(samplers):
-        if spec.temperature <= 0.0:
-            continue
-        if has_late_filter(spec):
-            return None
-        is_filtered = spec.top_k > 0 or spec.top_p < 1.0 or spec.min_p > 0.0
-        (filtered if is_filtered else plain).append(row)
-    arrays: dict[str, NDArray[Any]] = {"head_index": head_index}
+        if row in on_host or is_for_host(spec):
+            left.append(row)
+        elif spec.temperature > 0.0:
+            is_filtered = spec.top_k > 0 or spec.top_p < 1.0 or spec.min_p > 0.0
+            (filtered if is_filtered else plain).append(row)
+    if len(left) == len(samplers):
+        return None
+    arrays: dict[str, NDArray[Any]] = {}
+    if masks:
+        masked = [*masks]
+        arrays["masked_heads"] = head_index[masked]
+        arrays["token_masks"] = np.stack([*masks.values()])
+        head_index = head_index.copy()
+        head_index[masked] = np.arange(num_heads, num_heads + len(masked))
+    arrays["head_index"] = head_index
     for name, rows in (("plain", plain), ("filtered", filtered)):
         if rows:
             specs = [samplers[row] for row in rows]
@@ -85,7 +115,26 @@ def plan_draws(
         arrays["top_p"] = np.array([spec.top_p for spec in specs], np.float64)
         arrays["min_p"] = np.array([spec.min_p for spec in specs], np.float32)
     counts = [spec.top_k + 1 if spec.top_k else _NUM_CANDIDATES for spec in specs]
-    return Draws(plain, filtered, max(counts, default=0), arrays)
+    num_candidates = max(counts, default=0)
+    num_masked = len(masks or ())
+    return Draws(plain, filtered, left, head_index, num_masked, num_candidates, arrays)
+
+
+def is_for_host(spec: SamplerSpec) -> bool:
+    """Say whether a sampler has filters that the device does not know."""
+    return spec.temperature > 0.0 and has_late_filter(spec)
+
+
+def is_settled_on_device(spec: SamplerSpec) -> bool:
+    """Say whether the host never has to look at what the device has drawn.
+
+    With ``top_k`` one candidate more is looked at than may pass; other filters may let more pass
+    than are looked at.
+    """
+    if spec.temperature <= 0.0:
+        return True
+    is_filtered = spec.top_p < 1.0 or spec.min_p > 0.0
+    return not has_late_filter(spec) and (spec.top_k > 0 or not is_filtered)
 
 
 def best_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,8 +153,8 @@ def draw(
     """Draw a token for each row.
 
     Args:
-        logits: ``[num_head_rows, vocab_size]`` float32.
-        best: ``[num_head_rows]`` int64.
+        logits: ``[num_heads, vocab_size]`` float32, those with masks at the end.
+        best: ``[num_heads]`` int64.
         draws: The plan.
         tensors: Its arrays on the device.
 

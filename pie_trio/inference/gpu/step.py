@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from pie_trio.inference.gpu.sampling import best_tokens, draw, plan_draws
-from pie_trio.inference.outputs import Computed
-from pie_trio.inference.sampler import sample
+from pie_trio.inference.adapters.lowrank import adapt, group_rows
+from pie_trio.inference.gpu.planning import effective_windows
+from pie_trio.inference.gpu.results import Drawn, Read, Work
+from pie_trio.inference.gpu.sampling import is_for_host, plan_draws
+from pie_trio.inference.gpu.token_masks import as_bytes
+from pie_trio.inference.paging.cascade import find_cascade
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pie_trio.engine_api import Batch
     from pie_trio.inference.gpu.cache import DeviceKvCache
     from pie_trio.inference.gpu.graphs import DecodeGraphs
     from pie_trio.inference.gpu.kernels import FlashInferKernels
+    from pie_trio.inference.gpu.lora import GroupedAdapters
     from pie_trio.inference.gpu.sampling import Draws
     from pie_trio.inference.kernels.protocol import PagedCache
-    from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.decoder import Decoder
-    from pie_trio.inference.outputs import OutputPlan
+    from pie_trio.inference.outputs import Computed, OutputPlan
+    from pie_trio.inference.step import Pending, StepInput
 
 __all__ = ["GpuStep"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A step: what was asked for, and the arrays of it that are on the device."""
-
-    batch: Batch
-    metadata: BatchMetadata
-    plan: OutputPlan
-    model: Decoder
-    kv_cache: DeviceKvCache
-    embeds: Tensor
-    tensors: dict[str, Tensor]
 
 
 class GpuStep:
@@ -56,45 +46,75 @@ class GpuStep:
 
     def __call__(
         self,
-        batch: Batch,
-        metadata: BatchMetadata,
-        plan: OutputPlan,
+        step: StepInput,
         model: Decoder,
         kv_cache: PagedCache,
         embeds: Tensor,
         /,
     ) -> Computed:
         """See :class:`~..step.Compute`."""
-        draws = None
-        if plan.is_sampling:
-            draws = plan_draws(
-                plan.samplers(), plan.state_positions[plan.rows], plan.head_index
-            )
-        cache = cast("DeviceKvCache", kv_cache)  # what the kernels allocated
+        return self.launch(step, model, kv_cache, embeds).finish()
+
+    def launch(
+        self, step: StepInput, model: Decoder, kv_cache: PagedCache, embeds: Tensor
+    ) -> Pending:
+        """Ask the device for a step, and wait for nothing.
+
+        Args:
+            step: As of a call, and so are the others.
+            model: As it was loaded.
+            kv_cache: What the kernels allocated.
+            embeds: ``[num_embeds, hidden_size]``.
+        """
+        batch, plan = step.batch, step.plan
+        draws = _plan_draws(step)
         arrays = _arrays(plan)
+        if step.follows is not None:
+            arrays["follow_rows"] = step.follows.rows
+            arrays["follow_sources"] = step.follows.sources
         if draws is not None:
             arrays |= draws.arrays
+        cache = cast("DeviceKvCache", kv_cache)  # what the kernels allocated
         states: Tensor | None = None
-        is_adapted = any(forward.adapter for forward in batch.forwards)
-        if batch.forwards and not is_adapted:
-            states = self.graphs.run(batch, metadata)
-            self.num_replays += states is not None
-        if states is not None or not batch.forwards:
+        if not batch.forwards:
             tensors = self._kernels.uploader.upload(arrays)
         else:
-            states, tensors = self._eager(batch, metadata, model, cache, embeds, arrays)
+            found = self._replay(step, model, cache, arrays)
+            if found is None:
+                found = self._eager(step, model, cache, embeds, arrays)
+            states, tensors = found
         if batch.projections or states is None:
             stored = embeds.index_select(0, tensors["project_slots"])
             states = stored if states is None else torch.cat((states, stored))
-        work = _Work(batch, metadata, plan, model, cache, embeds, tensors)
-        if draws is not None and plan.head_rows.size:
-            return _drawn(work, states, draws)
-        return _read(work, states)
+        work = Work(step, model, cache, embeds, tensors)
+        if draws is not None:
+            return Drawn(self._kernels.runtime, work, states, draws)
+        return Read(work, states)
+
+    def _replay(
+        self,
+        step: StepInput,
+        model: Decoder,
+        kv_cache: DeviceKvCache,
+        arrays: dict[str, NDArray[Any]],
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Run the layers by a graph; None where that is impossible, or would take longer."""
+        metadata = step.metadata
+        if step.adapters is not None or not self.graphs.takes(step.batch, metadata):
+            return None
+        windows = effective_windows(model.config.attention, metadata)
+        if all(window is None for window in windows):
+            rule = self._kernels.cascade
+            min_saved = rule.min_saved(kv_cache.page_bytes, is_graph=True)
+            if find_cascade(metadata, min_saved=min_saved) is not None:
+                return None
+        found = self.graphs.run(metadata, arrays, partial(_enter, step))
+        self.num_replays += found is not None
+        return found
 
     def _eager(
         self,
-        batch: Batch,
-        metadata: BatchMetadata,
+        step: StepInput,
         model: Decoder,
         kv_cache: DeviceKvCache,
         embeds: Tensor,
@@ -102,7 +122,13 @@ class GpuStep:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the layers kernel by kernel; everything goes to the device in one copy."""
         planner, attention = self._kernels.planner, model.config.attention
-        prepared = planner.prepare(batch, metadata, attention)
+        metadata = step.metadata
+        rule = self._kernels.cascade
+        min_saved = rule.min_saved(kv_cache.page_bytes, is_graph=False)
+        prepared = planner.prepare(step.batch, metadata, attention, min_saved=min_saved)
+        grouped = self._group(step)
+        if grouped is not None:
+            arrays = {**arrays, **grouped.arrays}
         tensors = self._kernels.uploader.upload(
             {
                 **arrays,
@@ -113,12 +139,34 @@ class GpuStep:
                 "embed_slots": metadata.embed_slots,
             }
         )
+        _enter(step, tensors)
         hidden = model.embed(tensors["token_ids"])
         if metadata.embed_rows.size:
             stored = embeds.index_select(0, tensors["embed_slots"])
             hidden.index_copy_(0, tensors["embed_rows"], stored)
         planned = planner.plan(prepared, tensors, kv_cache, attention)
+        if grouped is not None:
+            model = grouped.adapt(model, tensors)
+        elif step.adapters is not None:
+            names = [forward.adapter for forward in step.batch.forwards]
+            device = self._kernels.device
+            model = adapt(model, group_rows(names, metadata, step.adapters, device))
         return model.forward(hidden, tensors["positions"], planned), tensors
+
+    def _group(self, step: StepInput) -> GroupedAdapters | None:
+        """Return the adapters of a batch where there are kernels for them."""
+        if step.adapters is None or self._kernels.adapters is None:
+            return None
+        names = [forward.adapter for forward in step.batch.forwards]
+        lengths = step.metadata.query_lens
+        return self._kernels.adapters.prepare(names, lengths, step.adapters)
+
+
+def _enter(step: StepInput, tensors: dict[str, Tensor]) -> None:
+    """Put the tokens of the step before in their places; they have not left the device."""
+    if step.follows is not None:
+        sampled = step.follows.token_ids.index_select(0, tensors["follow_sources"])
+        tensors["token_ids"].index_copy_(0, tensors["follow_rows"], sampled.int())
 
 
 def _arrays(plan: OutputPlan) -> dict[str, NDArray[Any]]:
@@ -131,81 +179,26 @@ def _arrays(plan: OutputPlan) -> dict[str, NDArray[Any]]:
     }
 
 
-def _logits(work: _Work, states: Tensor) -> Tensor:
-    if not work.plan.is_every_state:
-        states = states.index_select(0, work.tensors["head_rows"])
-    return work.model.logits(states)
-
-
-def _drawn(work: _Work, states: Tensor, draws: Draws) -> Computed:
-    """Sample on the device; what comes back is one vector of integers."""
-    plan = work.plan
-    logits = _logits(work, states)
-    best, peaks = best_tokens(logits)
-    # A row that is no numbers is drawn from zeros; its request fails anyway.
-    is_bad = ~peaks.isfinite()
-    logits = logits.masked_fill_(is_bad[:, None], 0.0)
-    token_ids, is_settled = draw(logits, best, draws, work.tensors)
-    is_broken = ~states.isfinite().all(dim=1)
-    parts = (token_ids, is_bad, is_broken, is_settled)
-    found = torch.cat([part.int() for part in parts]).cpu().numpy()
-    sizes = np.cumsum([part.shape[0] for part in parts])[:-1]
-    ids, bad, broken_states, settled = np.split(found, sizes)
-    broken = _find_broken(work, broken_states)
-    broken |= plan.requests_of_states(plan.head_rows[bad > 0].tolist())
-    ids = np.where(bad[plan.head_index] > 0, 0, ids).astype(np.int32)
-    if not settled.all():
-        rows = np.array(draws.filtered)[settled == 0]
-        _draw_on_host(plan, logits, rows, ids)
-    no_logits = np.empty((0, work.model.config.vocab_size), np.float32)
-    no_hidden = np.empty((0, work.model.config.hidden_size), np.float32)
-    return Computed(no_logits, no_hidden, broken, ids)
-
-
-def _draw_on_host(
-    plan: OutputPlan,
-    logits: Tensor,
-    rows: NDArray[np.int64],
-    token_ids: NDArray[np.int32],
-) -> None:
-    """Draw the rows whose filters let more tokens pass than the device has looked at."""
-    own = logits[torch.as_tensor(plan.head_index[rows], device=logits.device)]
+def _plan_draws(step: StepInput) -> Draws | None:
+    """Return what the device draws; None where it only computes."""
+    plan, prepared = step.plan, step.prepared
+    if not plan.is_drawing or not plan.head_rows.size:
+        return None
     samplers = plan.samplers()
-    places: list[int] = rows.tolist()
-    token_ids[rows] = sample(
-        own.cpu().numpy(),
-        [samplers[row] for row in places],
-        plan.state_positions[plan.rows[rows]],
+    masks: dict[int, NDArray[np.uint8]] = {}
+    on_host: set[int] = set()
+    if prepared is not None:
+        rows = prepared.rows
+        own = [i for i in prepared.masking if not is_for_host(samplers[rows[i]])]
+        if own:
+            found = as_bytes(prepared.masks(own))
+            masks = {rows[i]: mask for i, mask in zip(own, found, strict=True)}
+        on_host = {*rows} - masks.keys()
+    return plan_draws(
+        samplers,
+        plan.state_positions[plan.rows],
+        plan.head_index,
+        num_heads=len(plan.head_rows),
+        masks=masks,
+        on_host=on_host,
     )
-
-
-def _read(work: _Work, states: Tensor) -> Computed:
-    """Store what is to be stored, and fetch the logits and hidden states of the plan."""
-    plan, tensors, config = work.plan, work.tensors, work.model.config
-    logits = np.empty((0, config.vocab_size), np.float32)
-    hidden = np.empty((0, config.hidden_size), np.float32)
-    is_broken = ~states.isfinite().all(dim=1)
-    if plan.store_rows.size:
-        rows = states.index_select(0, tensors["store_rows"])
-        work.embeds.index_copy_(0, tensors["store_slots"], rows)
-    if plan.hidden_rows.size:
-        hidden = states.index_select(0, tensors["hidden_rows"]).float().cpu().numpy()
-    if plan.head_rows.size:
-        logits = _logits(work, states).cpu().numpy()
-    return Computed(logits, hidden, _find_broken(work, is_broken.cpu().numpy()))
-
-
-def _find_broken(work: _Work, is_broken: NDArray[Any]) -> set[int]:
-    """Return the requests of states that are not finite, and clear what they wrote."""
-    states = np.flatnonzero(is_broken)
-    if not len(states):
-        return set()
-    plan, metadata = work.plan, work.metadata
-    broken = plan.requests_of_states(states.tolist())
-    for request in broken:
-        if request < plan.num_forwards:
-            start, stop = metadata.qo_indptr[request : request + 2].tolist()
-            slots = metadata.write_slots[start:stop]
-            device = work.embeds.device
-            work.kv_cache.clear(torch.as_tensor(slots, device=device))
-    return broken

@@ -1,4 +1,4 @@
-"""Carries the arrays of a step to the device: one copy, from memory that is not written over."""
+"""Carries the arrays of a step to the device, and numbers back: one copy each, none waited for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pie_trio.inference.gpu.runtime import Event, Runtime
 
-__all__ = ["Uploader"]
+__all__ = ["Download", "Uploader", "views"]
 
 _DTYPES: dict[np.dtype[Any], torch.dtype] = {
     np.dtype(np.int32): torch.int32,
@@ -64,6 +64,7 @@ class Uploader:
         """
         layout = lay_out(arrays)
         size = max(layout.num_bytes, ALIGNMENT)
+        assert into is None or len(into) >= layout.num_bytes, "a graph has room for it"
         slot = self._slots[0]
         self._slots.reverse()
         slot.event.synchronize()  # until then the last copy may still read it
@@ -76,6 +77,25 @@ class Uploader:
         target.copy_(slot.memory[: layout.num_bytes], non_blocking=True)
         slot.event.record()
         return views(into, layout)
+
+
+class Download:
+    """Integers on their way to the host; the device goes on meanwhile."""
+
+    def __init__(self, runtime: Runtime, found: Tensor) -> None:
+        """Begin to copy ``found``, ``[n]`` int32 on the device."""
+        # Of its own: the host may read it while the next step copies.
+        memory = runtime.pinned(max(found.numel() * found.itemsize, ALIGNMENT))
+        self._target = memory[: found.numel() * found.itemsize].view(torch.int32)
+        self._target.copy_(found, non_blocking=True)
+        self._event = runtime.event()
+        self._event.record()
+
+    def read(self) -> NDArray[np.int32]:
+        """Wait for it, and return ``[n]`` int32."""
+        self._event.synchronize()
+        numbers: NDArray[np.int32] = self._target.numpy()
+        return numbers
 
 
 def views(memory: Tensor, layout: Layout) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pie_trio.inference.metadata import concatenate, indptr
+from pie_trio.inference.paging.cascade import Cascade, find_cascade
 from pie_trio.inference.paging.masks import is_causal
 
 if TYPE_CHECKING:
@@ -51,27 +52,38 @@ class PagedGroup:
     masks: tuple[NDArray[np.bool_], ...] = ()
 
 
-def split_batch(batch: Batch, metadata: BatchMetadata) -> tuple[PagedGroup, ...]:
-    """Return at most two groups, which together hold every request once.
+def split_batch(
+    batch: Batch, metadata: BatchMetadata, *, min_saved: int | None = None
+) -> tuple[PagedGroup | Cascade, ...]:
+    """Return at most three groups, which together hold every request once.
 
     Decodes that share their batch with prefills go with these: one kernel more costs more than
     what the kernel for decodes saves.
+
+    Args:
+        batch: To split.
+        metadata: Of the batch.
+        min_saved: As of :func:`~.cascade.find_cascade`; None for no cascade.
     """
     masks: dict[int, NDArray[np.bool_]] = {
         index: forward.mask
         for index, forward in enumerate(batch.forwards)
         if forward.mask is not None and not is_causal(forward.mask)
     }
-    num_requests = metadata.num_requests
-    if not masks:
-        return (_group(_plain_kind(metadata.query_lens), metadata, None),)
-    masked = np.array(list(masks), np.int64)
-    hidden = _group("masked", metadata, masked, tuple(masks.values()))
-    if len(masked) == num_requests:
-        return (hidden,)
-    plain = np.delete(np.arange(num_requests), masked)
-    kind = _plain_kind(metadata.query_lens[plain])
-    return (_group(kind, metadata, plain), hidden)
+    plain, masked = np.arange(metadata.num_requests), np.array([*masks], np.int64)
+    groups: list[PagedGroup | Cascade] = []
+    if masks:
+        plain = np.delete(plain, masked)
+        groups.append(_group("masked", metadata, masked, tuple(masks.values())))
+    if min_saved is not None:
+        cascade = find_cascade(metadata, plain, min_saved=min_saved)
+        if cascade is not None:
+            plain = np.setdiff1d(plain, cascade.requests)
+            groups.append(cascade)
+    if len(plain):
+        kind = _plain_kind(metadata.query_lens[plain])
+        groups.append(_group(kind, metadata, plain))
+    return tuple(groups)
 
 
 def append_places(
@@ -99,11 +111,11 @@ def _plain_kind(query_lens: NDArray[np.int32]) -> GroupKind:
 def _group(
     kind: GroupKind,
     metadata: BatchMetadata,
-    requests: NDArray[np.int64] | None,
+    requests: NDArray[np.int64],
     masks: tuple[NDArray[np.bool_], ...] = (),
 ) -> PagedGroup:
-    """Return a group of some requests, ascending; None for all."""
-    if requests is None or len(requests) == metadata.num_requests:
+    """Return a group of some requests, ascending."""
+    if len(requests) == metadata.num_requests:
         return PagedGroup(
             kind,
             np.arange(metadata.num_requests),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pie_trio.inference.processors.processor import Processor
 
-__all__ = ["change_logits", "pack_mask"]
+__all__ = ["change_logits", "pack_mask", "token_masks"]
 
 _LARGEST_PENALTY = 1e9
 """Of DRY: a token that it forbids comes still before one that is not allowed."""
@@ -50,6 +50,29 @@ def change_logits(
         logits[rows] = np.where(is_allowed, logits[rows], np.float32(-np.inf))
 
 
+def token_masks(
+    processors: Sequence[Processor], masks: NDArray[np.uint32] | None
+) -> NDArray[np.uint32]:
+    """Return what processors allow that do nothing else, for where logits are not on the host.
+
+    Args:
+        processors: ``[num_rows]``, at least one; see :attr:`Processor.is_mask`.
+        masks: As of :func:`change_logits`.
+
+    Returns:
+        ``[num_rows, ceil(vocab_size / 32)]`` uint32, a bit for each token, lowest first.
+    """
+    num_words = -(-processors[0].vocab_size // 32)
+    found = np.full((len(processors), num_words), 0xFFFF_FFFF, np.uint32)
+    for row, processor in enumerate(processors):
+        if processor.matcher is not None:
+            assert masks is not None, "some row has a grammar"
+            found[row] = masks[row, :num_words]
+        if processor.allowed is not None:
+            found[row] &= pack_mask(processor.allowed)
+    return found
+
+
 def pack_mask(is_allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """Return ``[ceil(vocab_size / 32)]`` uint32, a bit a token, lowest first."""
     packed = np.packbits(is_allowed, bitorder="little")
@@ -66,7 +89,7 @@ def _penalize_tokens(
     logits: NDArray[np.float32], processors: Sequence[Processor]
 ) -> None:
     """Apply the penalties of repetition, presence and frequency to all rows at once."""
-    rows = [row for row, processor in enumerate(processors) if _has_penalty(processor)]
+    rows = [row for row, processor in enumerate(processors) if processor.has_penalty]
     counts = [processors[row].history.counts for row in rows]
     sizes = list(map(len, counts))
     if not sum(sizes):
@@ -86,15 +109,6 @@ def _penalize_tokens(
     found -= each([spec.presence_penalty for spec in specs])
     found -= each([spec.frequency_penalty for spec in specs]) * times
     logits[where] = found
-
-
-def _has_penalty(processor: Processor) -> bool:
-    spec = processor.spec
-    return bool(
-        spec.repetition_penalty != 1.0
-        or spec.presence_penalty
-        or spec.frequency_penalty
-    )
 
 
 def _as_ids(counts: dict[int, int]) -> NDArray[np.int64]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from pie_trio.engine_api import NO_PROCESSOR
 from pie_trio.errors import EngineError, GrammarError, ProcessorError
-from pie_trio.inference.processors.changes import change_logits
+from pie_trio.inference.processors.changes import change_logits, token_masks
 from pie_trio.inference.sampler import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class Prepared:
             self._samplers.append(spec.sampler)
             self._accepts.append(spec.accept_sampled)
         self._positions = plan.state_positions[plan.rows[self.rows]]
+        self._shares = np.ones(len(self.rows))  # of what is drawn on the host
+        self._impossible: set[int] = set()
         self._masks: NDArray[np.uint32] | None = None
         self._errors: dict[int, GrammarError] = {}
         self._job: Future[None] | None = None
@@ -73,49 +75,93 @@ class Prepared:
     def __exit__(self, *_: object) -> None:
         self._join()
 
-    def sample(
-        self, logits: NDArray[np.float32], skipped: Collection[int]
-    ) -> tuple[NDArray[np.int32], list[bool], dict[int, EngineError]]:
-        """Sample, and let those accept that are to.
+    @property
+    def masking(self) -> list[int]:
+        """Which of them do nothing but forbid tokens, so that :meth:`masks` says it all."""
+        return [i for i, p in enumerate(self._processors) if p.is_mask]
+
+    def masks(self, indices: Sequence[int]) -> NDArray[np.uint32]:
+        """Return ``[len(indices), ceil(vocab_size / 32)]`` uint32, a bit for each allowed token.
+
+        Waits for the masks of grammars.
 
         Args:
-            logits: ``[num_processed, vocab_size]`` float32; changed.
-            skipped: Which of them are no numbers: nothing is accepted there.
+            indices: Of :attr:`masking`; at least one.
+        """
+        self._join()
+        processors = [self._processors[index] for index in indices]
+        own = None if self._masks is None else self._masks[indices]
+        return token_masks(processors, own)
+
+    def draw(
+        self, indices: Sequence[int], logits: NDArray[np.float32]
+    ) -> NDArray[np.int32]:
+        """Change the logits of some, and draw.
+
+        Args:
+            indices: Which.
+            logits: ``[len(indices), vocab_size]`` float32; changed.
 
         Returns:
-            ``[num_processed]`` int32 tokens; whether nothing but the end can follow each; and
-            why some, by their index, could not be sampled.
+            ``[len(indices)]`` int32.
+        """
+        self._join()
+        own = [*indices]
+        processors = [self._processors[index] for index in own]
+        masks = None if self._masks is None else self._masks[own]
+        change_logits(logits, processors, masks)
+        best = logits.argmax(axis=1)
+        is_impossible = ~np.isfinite(logits[np.arange(len(logits)), best])
+        logits[is_impossible] = 0.0
+        self.fail([own[place] for place in np.flatnonzero(is_impossible).tolist()])
+        samplers = [
+            _bounded(self._samplers[index], processor)
+            for index, processor in zip(own, processors, strict=True)
+        ]
+        shares = np.ones(len(samplers))
+        positions = self._positions[own]
+        token_ids = sample(logits, samplers, positions, best=best, shares=shares)
+        self._shares[own] = shares
+        return token_ids
+
+    def fail(self, indices: Sequence[int]) -> None:
+        """Note those that no token is left for."""
+        self._impossible.update(indices)
+
+    def settle(
+        self, token_ids: NDArray[np.int32], skipped: Collection[int]
+    ) -> tuple[list[bool], dict[int, EngineError]]:
+        """Let those accept that are to, what was drawn for them, here or on a device.
+
+        Args:
+            token_ids: ``[num_processed]`` int32.
+            skipped: Whose logits are no numbers: nothing is accepted there.
+
+        Returns:
+            Whether nothing but the end can follow each; and why some, by their index, have no
+            token.
         """
         self._join()
         failures: dict[int, EngineError] = {
             index: ProcessorError(f"the grammar cannot go on: {error}")
             for index, error in self._errors.items()
         }
-        change_logits(logits, self._processors, self._masks)
-        best = logits.argmax(axis=1)
-        is_impossible = ~np.isfinite(logits[np.arange(len(logits)), best])
-        for index in np.flatnonzero(is_impossible).tolist():
-            logits[index] = 0.0
+        for index in sorted(self._impossible):
             failures.setdefault(index, _nothing_left())
-        samplers = [
-            _bounded(*pair)
-            for pair in zip(self._samplers, self._processors, strict=True)
-        ]
-        shares = np.ones(len(samplers))
-        token_ids = sample(logits, samplers, self._positions, best=best, shares=shares)
-        ended = [False] * len(samplers)
+        ended = [False] * len(self._processors)
         for index, processor in enumerate(self._processors):
             if index in failures or index in skipped:
                 continue
             token = int(token_ids[index])
-            if samplers[index].temperature > 0.0:  # what is certain surprises nobody
-                processor.note_draw(token, float(shares[index]))
+            # What is certain surprises nobody.
+            if self._samplers[index].temperature > 0.0:
+                processor.note_draw(token, float(self._shares[index]))
             if self._accepts[index]:
                 try:
                     ended[index] = _accept(processor, token)
                 except EngineError as error:
                     failures[index] = error
-        return token_ids, ended, failures
+        return ended, failures
 
     def _fill_masks(self) -> None:
         from pie_trio.inference.grammar import fill_masks

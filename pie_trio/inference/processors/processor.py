@@ -37,6 +37,7 @@ class Processor:
         bias_ids: ``[n]`` int64.
         bias: ``[n]`` float32.
         allowed: ``[vocab_size]`` bool, the tokens that are allowed anywhere; None for all.
+        vocab_size: Of the model.
         breakers: No repetition goes across these.
         surprise_limit: Mirostat's largest surprise, in bits; infinite without.
     """
@@ -47,7 +48,7 @@ class Processor:
         self.spec, self.matcher = spec, matcher
         self.history = History(spec.prompt, window=spec.window)
         self._num_accepted = 0
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self.bias_ids = np.array([token for token, _ in spec.bias], np.int64)
         self.bias = np.array([value for _, value in spec.bias], np.float32)
         self.allowed: NDArray[np.bool_] | None = None
@@ -67,6 +68,24 @@ class Processor:
         """Nothing but the end can follow."""
         return self.matcher is not None and self.matcher.is_finished
 
+    @property
+    def is_mask(self) -> bool:
+        """It does nothing but forbid tokens: no bias, no penalty, nothing to learn."""
+        spec = self.spec
+        return not (
+            spec.bias or spec.dry_multiplier or spec.mirostat_tau or self.has_penalty
+        )
+
+    @property
+    def has_penalty(self) -> bool:
+        """One of repetition, presence or frequency."""
+        spec = self.spec
+        return bool(
+            spec.repetition_penalty != 1.0
+            or spec.presence_penalty
+            or spec.frequency_penalty
+        )
+
     def note_draw(self, token: int, share: float) -> None:
         """Note that a token was sampled, with this probability after all filters."""
         if self.surprise_limit < math.inf:
@@ -81,9 +100,9 @@ class Processor:
             GrammarError: The grammar takes too much work here.
         """
         for token in tokens:
-            if not 0 <= token < self._vocab_size:
+            if not 0 <= token < self.vocab_size:
                 raise BadArgumentError(
-                    f"a token id should be in [0, {self._vocab_size}), but one is {token}"
+                    f"a token id should be in [0, {self.vocab_size}), but one is {token}"
                 )
         for index, token in enumerate(tokens):
             if not self._accept(token):
@@ -114,7 +133,7 @@ class Processor:
         twin = Processor.__new__(Processor)
         for name in ("spec", "bias_ids", "bias", "allowed", "breakers"):
             setattr(twin, name, getattr(self, name))
-        twin._vocab_size, twin._num_accepted = self._vocab_size, self._num_accepted
+        twin.vocab_size, twin._num_accepted = self.vocab_size, self._num_accepted
         twin.matcher = None if self.matcher is None else self.matcher.fork()
         twin.history = self.history.fork()
         twin.surprise_limit = self.surprise_limit

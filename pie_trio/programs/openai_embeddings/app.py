@@ -5,8 +5,7 @@ states behind the last layer, their mean or the last one, and scales that to len
 """
 
 # /// pie
-# grants.logits = true
-# grants.spawn = false
+# grants = { logits = true, spawn = false }
 # ///
 
 import json

@@ -8,6 +8,8 @@ nothing give numbers that mean nothing (here NaN).
 
 from __future__ import annotations
 
+import math
+from functools import partialmethod
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +132,30 @@ class FakeFlashInfer:
                 expect(0 <= page < len(keys), f"page {page} of {len(keys)}")
                 keys[page, slot % page_size] = append_key[token]
                 values[page, slot % page_size] = append_value[token]
+
+        kernel(run)
+
+    def merge_state_in_place(
+        self,
+        v: Tensor,
+        s: Tensor,
+        v_other: Tensor,
+        s_other: Tensor,
+        mask: Tensor | None = None,
+    ) -> None:
+        self.calls.append("merge_state_in_place")
+        for tensor in (v, v_other):
+            self._check_dtype(tensor, "a state")
+            expect(tensor.is_contiguous(), "states are contiguous")
+            expect(tensor.shape == v.shape, "states of one shape")
+        for tensor in (s, s_other):
+            expect(tensor.dtype == torch.float32, "another dtype would be a copy")
+            expect(tensor.shape == v.shape[:2], "a sum for each head")
+
+        def run() -> None:
+            share = torch.exp2(s_other - torch.logaddexp2(s, s_other))[..., None]
+            v.copy_(v.float() * (1.0 - share) + v_other.float() * share)
+            s.copy_(torch.logaddexp2(s, s_other))
 
         kernel(run)
 
@@ -320,6 +346,7 @@ class _Wrapper:
         bits: Tensor | None = None,
         bits_indptr: Tensor | None = None,
         is_causal: bool = True,
+        lse: Tensor | None = None,
     ) -> Tensor:
         keys, values = paged_kv_cache
         num_heads, num_kv_heads, head_dim, page_size = self._shape
@@ -377,7 +404,11 @@ class _Wrapper:
                 scores = torch.einsum("nhd,shd->hns", own, key) * scale
                 if cap > 0.0:
                     scores = cap * torch.tanh(scores / cap)
-                weights = scores.masked_fill(~is_seen, -torch.inf).softmax(-1)
+                scores = scores.masked_fill(~is_seen, -torch.inf)
+                weights = scores.softmax(-1)
+                if lse is not None:  # to base 2, as the library has it
+                    sums = scores.logsumexp(-1).T / math.log(2)
+                    lse[starts[index] : starts[index + 1]] = sums
                 attended = torch.einsum("hns,shd->nhd", weights, value)
                 result[starts[index] : starts[index + 1]] = attended.to(q.dtype)
 
@@ -566,7 +597,9 @@ class PrefillWrapper(_Wrapper):
         fixed_split_size: int | None = None,
         disable_split_kv: bool = False,
     ) -> None:
-        self.library.calls.append("prefill.plan" if causal else "masked.plan")
+        is_masked = packed_custom_mask is not None
+        self._kind = "prefill" if causal else "masked" if is_masked else "shared"
+        self.library.calls.append(f"{self._kind}.plan")
         size = len(paged_kv_last_page_len)
         check_host(qo_indptr, "qo_indptr", size + 1)
         check_host(paged_kv_indptr, "paged_kv_indptr", size + 1)
@@ -576,7 +609,8 @@ class PrefillWrapper(_Wrapper):
         qo_lens = qo_indptr[1:] - qo_indptr[:-1]
         counts = (paged_kv_indptr[1:] - paged_kv_indptr[:-1] - 1).clamp(min=0)
         kv_lens = counts * page_size + paged_kv_last_page_len
-        expect(bool((kv_lens >= qo_lens).all()), "new keys are part of the context")
+        if causal or packed_custom_mask is not None:
+            expect(bool((kv_lens >= qo_lens).all()), "new keys are in the context")
         if seq_lens is not None:
             check_host(seq_lens, "seq_lens", size)
             expect(bool((seq_lens == kv_lens).all()), "seq_lens are not the pages'")
@@ -589,7 +623,7 @@ class PrefillWrapper(_Wrapper):
             self._custom_mask_buf = packed_custom_mask
             self._mask_indptr_buf = torch.cat((bits.new_zeros(1), bits))
         else:
-            expect(causal, "without a mask tokens would see later ones")
+            expect(causal or bool((kv_lens > 0).all()), "an empty beginning")
         self._qo_indptr, self._indptr = qo_indptr.clone(), paged_kv_indptr.clone()
         self._indices, self._last = paged_kv_indices, paged_kv_last_page_len.clone()
         self._causal = causal
@@ -627,15 +661,18 @@ class PrefillWrapper(_Wrapper):
         skip_softmax_threshold_scale_factor: float | None = None,
         use_fp16_softmax: bool | None = None,
         uses_spcompress: bool | None = None,
-    ) -> Tensor:
-        self.library.calls.append("prefill.run" if self._causal else "masked.run")
+    ) -> Any:
+        self.library.calls.append(f"{self._kind}.run")
         expect(self.num_plans > 0, "run comes after plan")
         if self._mask_indptr_buf is not None:
             check_ints(self._mask_indptr_buf, "mask_indptr", len(self._last) + 1)
-        return self.attend(
+        if return_lse and lse is None:
+            lse = torch.full(q.shape[:2], torch.nan)
+        result = self.attend(
             q,
             paged_kv_cache,
             out,
+            lse=lse,
             qo_indptr=self._qo_indptr,
             indptr=self._indptr,
             indices=self._indices,
@@ -644,3 +681,6 @@ class PrefillWrapper(_Wrapper):
             bits_indptr=self._mask_indptr_buf,
             is_causal=self._causal,
         )
+        return (result, lse) if return_lse else result
+
+    run_return_lse = partialmethod(run, return_lse=True)

@@ -122,8 +122,10 @@ class FakeRuntime:
     log: list[str] = field(default_factory=list[str])
     graphs: list[FakeGraph] = field(default_factory=list[FakeGraph])
     num_events: int = 0
+    pinned_sizes: list[int] = field(default_factory=list[int])
 
     def pinned(self, num_bytes: int) -> Tensor:
+        self.pinned_sizes.append(num_bytes)
         return torch.zeros(num_bytes, dtype=torch.uint8)
 
     def event(self) -> FakeEvent:

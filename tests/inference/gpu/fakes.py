@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.inference.gpu.library import FlashInfer
+    from pie_trio.inference.gpu.lora import LoraKernels
+    from pie_trio.inference.paging.cascade import CascadeRule
 
 EXACT = (torch.float32, torch.bfloat16)
 
@@ -26,12 +28,20 @@ def fake_kernels(
     *,
     runtime: FakeRuntime | None = None,
     buckets: Sequence[int] = (1, 2, 4, 8),
+    cascade: CascadeRule | None = None,
+    lora: LoraKernels | None = None,
 ) -> FlashInferKernels:
     """Return kernels over fakes; by default float32 and any head are allowed."""
     library = library or FakeFlashInfer(dtypes=EXACT, head_dims=None)
     # Its wrappers spell out the options that ours take together.
     functions = cast("FlashInfer", library)
-    return FlashInferKernels(functions, runtime or FakeRuntime(), buckets=buckets)
+    return FlashInferKernels(
+        functions,
+        runtime or FakeRuntime(),
+        buckets=buckets,
+        cascade=cascade,
+        lora=lora,
+    )
 
 
 def open_fake(directory: Path, **options: Any) -> TorchEngine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,11 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pie_trio.engine_api import Batch, SamplerSpec
+from pie_trio.engine_api import Batch, ProcessorSpec, SamplerSpec
 from pie_trio.inference.engine import TorchEngine, open_engine
+from pie_trio.inference.gpu.upload import Uploader
 from tests.adapter_factory import ALL, write_adapter
 from tests.inference.contexts import Context, first_outputs, generate, page_lists, run
 from tests.inference.gpu.fake_flashinfer import FakeFlashInfer
+from tests.inference.gpu.fake_runtime import FakeRuntime
 from tests.inference.gpu.fakes import fake_kernels, library_of, open_fake, step_of
 from tests.inference.histories import (
     NUM_PAGES,
@@ -210,19 +212,38 @@ def test_sampled_tokens_are_those_of_the_cpu(tiny_llama: Path) -> None:
 def test_a_step_that_samples_brings_back_no_logits(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = open_fake(tiny_llama, num_pages=64, page_size=4)
-    sizes: list[int] = []
-    cpu = torch.Tensor.cpu
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        sizes.append(tensor.numel())
-        return cpu(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "cpu", count)
+    runtime = FakeRuntime()
+    kernels = fake_kernels(runtime=runtime)
+    engine = open_fake(tiny_llama, num_pages=64, page_size=4, kernels=kernels)
+    monkeypatch.setattr(torch.Tensor, "cpu", None)
+    runtime.pinned_sizes.clear()
     contexts = [Context(p) for p in page_lists(4, 16)]
     run(engine, *(c.feed(t) for c, t in zip(contexts, PROMPTS, strict=True)))
+    assert len(runtime.pinned_sizes) == 1
+    assert runtime.pinned_sizes[0] < 400
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_everything_goes_to_the_device_in_one_copy(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int
+) -> None:
+    engine = open_fake(tiny_llama, num_pages=64, page_size=4)
+    engine.create_processor(1, ProcessorSpec(allowed_tokens=(65, 66)))
+    contexts = [Context(p) for p in page_lists(2, 16)]
+    run(engine, *(c.feed([1, 2]) for c in contexts))
+    sizes: list[int] = []
+    upload = Uploader.upload
+
+    def count(self: Uploader, arrays: Any, into: Any = None) -> dict[str, torch.Tensor]:
+        sizes.append(len(arrays))
+        return upload(self, arrays, into)
+
+    monkeypatch.setattr(Uploader, "upload", count)
+    draw = SamplerSpec(temperature=1.0)
+    first = contexts[0].feed([5] * num_tokens, sampler=draw, processor=1)
+    run(engine, first, contexts[1].feed([7] * num_tokens, sampler=draw))
     assert len(sizes) == 1
-    assert sizes[0] < 100
+    assert step_of(engine).num_replays == (num_tokens == 1)
 
 
 def test_weights_that_break_fail_their_request_alone(tiny_llama: Path) -> None:

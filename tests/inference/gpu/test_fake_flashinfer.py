@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pie_trio.inference.gpu import attention
+from pie_trio.inference.gpu import planning
 from tests.inference.gpu.fake_flashinfer import (
     DecodeWrapper,
     FakeFlashInfer,
@@ -123,9 +123,9 @@ def test_masks_of_the_second_request_are_where_the_kernel_reads(
         _: Any,
     ) -> None:
         masked = {**options, "causal": False, "packed_custom_mask": bits}
-        attention.plan_prefill(wrapper, group, page_ids, cache, masked)
+        planning.plan_prefill(wrapper, group, page_ids, cache, masked)
 
-    monkeypatch.setattr(attention, "plan_masked", plan_as_documented)
+    monkeypatch.setattr(planning, "plan_masked", plan_as_documented)
     with pytest.raises(MisuseError, match="a mask beyond the bits"):
         masked_difference()
 
@@ -134,6 +134,7 @@ def test_masks_of_the_second_request_are_where_the_kernel_reads(
     "name",
     [
         "append_paged_kv_cache",
+        "merge_state_in_place",
         "apply_rope_with_cos_sin_cache_inplace",
         "rmsnorm",
         "fused_add_rmsnorm",

@@ -12,14 +12,23 @@ from hypothesis import strategies as st
 from pie_trio.engine_api import Batch, ForwardRequest
 from pie_trio.inference.metadata import build_metadata
 from pie_trio.inference.paging.buckets import BUCKETS, bucket_for, pad_decode
-from pie_trio.inference.paging.cascade import Level, find_cascade
+from pie_trio.inference.paging.cascade import (
+    Cascade,
+    CascadeRule,
+    Level,
+    find_cascade,
+)
 from pie_trio.inference.paging.groups import PagedGroup, append_places, split_batch
 from pie_trio.inference.paging.masks import is_causal, pack_masks
 from pie_trio.inference.paging.staging import ALIGNMENT, fill, lay_out
 from tests.inference.paging.batches import NUM_PAGES, attend, batches, seen
 
 if TYPE_CHECKING:
+    from random import Random
+
     from numpy.typing import NDArray
+
+    from pie_trio.inference.metadata import BatchMetadata
 
 DIM = 3
 
@@ -49,13 +58,20 @@ def read_bits(bits: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.boo
     return mask
 
 
+def plain_groups(batch: Batch, metadata: BatchMetadata) -> list[PagedGroup]:
+    """Return the groups without a cascade."""
+    groups = [g for g in split_batch(batch, metadata) if isinstance(g, PagedGroup)]
+    assert len(groups) == len(split_batch(batch, metadata)) <= 2
+    return groups
+
+
 @given(batches())
 def test_groups_hold_every_request_once_with_its_own_pages(
     case: tuple[Batch, int],
 ) -> None:
     batch, page_size = case
     metadata = build_metadata(batch, page_size)
-    groups = split_batch(batch, metadata)
+    groups = plain_groups(batch, metadata)
     found = sorted(r for group in groups for r in group.requests.tolist())
     assert found == list(range(len(batch.forwards)))
     rows = [
@@ -83,7 +99,7 @@ def test_groups_hold_every_request_once_with_its_own_pages(
 def test_decodes_alone_are_a_group_of_their_own_kind(case: tuple[Batch, int]) -> None:
     batch, page_size = case
     metadata = build_metadata(batch, page_size)
-    plain = [group for group in split_batch(batch, metadata) if group.kind != "masked"]
+    plain = [g for g in plain_groups(batch, metadata) if g.kind != "masked"]
     assert len(plain) <= 1
     for group in plain:
         lengths = {len(batch.forwards[r].token_ids) for r in group.requests.tolist()}
@@ -156,7 +172,7 @@ def test_attention_over_groups_is_that_of_each_request(
     cache = rng.normal(size=(NUM_PAGES * page_size, DIM))
     query = rng.normal(size=(len(metadata.token_ids), DIM))
     found = np.full_like(query, np.nan)
-    for group in split_batch(batch, metadata):
+    for group in plain_groups(batch, metadata):
         rows = np.arange(len(query)) if group.rows is None else group.rows
         packed = pack_masks(group.masks, window) if group.masks else None
         for index in range(len(group.requests)):
@@ -189,12 +205,14 @@ def test_a_cascade_gives_what_each_request_alone_does(
     if cascade is None:
         return
     assert cascade.num_saved >= min_saved
-    whole = len(metadata.page_ids)
+    counts = np.diff(metadata.page_indptr)
+    whole = int(counts[cascade.requests].sum())
     levels = len(cascade.shared.page_ids) + len(cascade.own.page_ids)
     assert whole - levels == cascade.num_saved
     rng = np.random.default_rng(1)
     cache = rng.normal(size=(NUM_PAGES * page_size, DIM))
-    query = rng.normal(size=(len(metadata.token_ids), DIM))
+    queries = rng.normal(size=(len(metadata.token_ids), DIM))
+    query = queries[cascade.rows]
     values, sums = np.zeros_like(query), np.zeros(len(query))
     for level, is_last in ((cascade.shared, False), (cascade.own, True)):
         assert level.qo_indptr[0] == 0
@@ -202,17 +220,77 @@ def test_a_cascade_gives_what_each_request_alone_does(
         for index in range(len(level.last_page_lens)):
             rows = slice(*level.qo_indptr[index : index + 2].tolist())
             keys = cache[context_of(level, index, page_size)]
+            assert len(keys) == level.kv_lens[index] > 0
             num_rows = len(query[rows])
             offset = len(keys) - num_rows if is_last else len(keys)
             is_seen = np.tri(num_rows, len(keys), offset, dtype=np.bool_)
             value, total = attend(query[rows], keys, is_seen)
             values[rows] += value * total[:, None]
             sums[rows] += total
-    for index, forward in enumerate(batch.forwards):
-        own = slice(*metadata.qo_indptr[index : index + 2].tolist())
+    found = values / sums[:, None]
+    own = cascade.own.qo_indptr
+    for index, request in enumerate(cascade.requests.tolist()):
+        forward = batch.forwards[request]
+        span = slice(*metadata.qo_indptr[request : request + 2].tolist())
         keys = cache[slots_of(forward, page_size)]
-        expected = attend(query[own], keys, seen(forward))[0]
-        np.testing.assert_allclose(values[own] / sums[own, None], expected, atol=1e-9)
+        expected = attend(queries[span], keys, seen(forward))[0]
+        np.testing.assert_allclose(
+            found[own[index] : own[index + 1]], expected, atol=1e-9
+        )
+
+
+@given(batches(), st.integers(1, 4))
+def test_a_batch_with_a_cascade_still_holds_every_request_once(
+    case: tuple[Batch, int], min_saved: int
+) -> None:
+    batch, page_size = case
+    metadata = build_metadata(batch, page_size)
+    groups = split_batch(batch, metadata, min_saved=min_saved)
+    found = sorted(r for group in groups for r in group.requests.tolist())
+    assert found == list(range(len(batch.forwards)))
+    tokens = len(metadata.token_ids)
+    rows = [np.arange(tokens) if g.rows is None else g.rows for g in groups]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(tokens))
+    assert len(groups) == 1 or all(group.rows is not None for group in groups)
+    for group in groups:
+        if isinstance(group, Cascade):
+            masks = [batch.forwards[r].mask for r in group.requests.tolist()]
+            assert all(mask is None or is_causal(mask) for mask in masks)
+
+
+def naive_saving(tables: list[list[int]]) -> int:
+    """Return the page reads that one common beginning of all saves."""
+    shared = 0
+    while all(len(t) > shared and t[shared] == tables[0][shared] for t in tables):
+        shared += 1
+    return (len(tables) - 1) * shared
+
+
+@given(batches(is_masked=False), st.randoms())
+def test_the_order_of_a_batch_changes_nothing_about_what_is_shared(
+    case: tuple[Batch, int], random: Random
+) -> None:
+    batch, page_size = case
+    shuffled = [*batch.forwards]
+    random.shuffle(shuffled)
+    found = [
+        find_cascade(build_metadata(Batch(tuple(forwards)), page_size))
+        for forwards in (batch.forwards, shuffled)
+    ]
+    saved = [0 if cascade is None else cascade.num_saved for cascade in found]
+    assert saved[0] == saved[1]
+    tables = [
+        f.page_ids[: (f.kv_len - len(f.token_ids)) // page_size].tolist()
+        for f in batch.forwards
+    ]
+    assert saved[0] >= naive_saving(tables)
+
+
+def test_pages_are_worth_a_cascade_by_their_bytes() -> None:
+    rule = CascadeRule(min_bytes=100, min_bytes_of_graph=1000)
+    assert rule.min_saved(30, is_graph=False) == 4
+    assert rule.min_saved(30, is_graph=True) == 34
+    assert rule.min_saved(5000, is_graph=True) == 1
 
 
 def test_forks_of_a_long_prompt_share_it_and_a_stranger_does_not() -> None:
@@ -228,10 +306,11 @@ def test_forks_of_a_long_prompt_share_it_and_a_stranger_does_not() -> None:
     ]
     cascade = find_cascade(build_metadata(Batch(tuple(forwards)), 4))
     assert cascade is not None
-    assert cascade.num_saved == 3
-    assert cascade.shared.qo_indptr.tolist() == [0, 2, 3, 4]
+    assert cascade.num_saved == 6
+    assert cascade.requests.tolist() == cascade.rows.tolist() == [0, 1, 3]
+    assert cascade.shared.qo_indptr.tolist() == [0, 3]
     assert cascade.shared.page_ids.tolist() == [0, 1, 2]
-    assert cascade.own.page_ids.tolist() == [5, 6, 9, 8, 7, 0, 1, 2, 4]
+    assert cascade.own.page_ids.tolist() == [5, 6, 4]
 
 
 def test_every_batch_size_has_the_nearest_bucket() -> None:
