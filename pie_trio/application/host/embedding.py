@@ -86,13 +86,17 @@ class Outputs:
     """Embeds that a forward writes; they change once it is certain that it will be enqueued.
 
     Attributes:
-        slots: The place of each on the device; those of embeds that had none are new.
+        read: Places that the forward reads, which it cannot write.
+        slots: The place of each on the device; those of embeds that had none, or one that is
+            read, are new.
     """
 
     embeds: list[Embed]
     positions: list[int]
     pool: EmbedPool
+    read: frozenset[int]
     slots: list[int] = field(default_factory=list[int])
+    _left: list[int] = field(default_factory=list[int])
 
     def specs(self, num_tokens: int) -> tuple[OutputSpec, ...]:
         """Return the output of the forward: its last tokens go to these embeds."""
@@ -100,7 +104,7 @@ class Outputs:
             return ()
         if not self.slots:
             self.slots = [
-                embed.slot if embed.slot >= 0 else self.pool.allocate()
+                self.pool.allocate() if _is_new(embed, self.read) else embed.slot
                 for embed in self.embeds
             ]
         rows = np.arange(num_tokens - len(self.embeds), num_tokens, dtype=np.int32)
@@ -111,7 +115,14 @@ class Outputs:
         for embed, slot, position in zip(
             self.embeds, self.slots, self.positions, strict=True
         ):
+            if embed.slot not in (-1, slot):
+                self._left.append(embed.slot)
             embed.token, embed.slot, embed.position = -1, slot, position
+
+    def leave(self) -> None:
+        """Give back places that the forward reads and no embed has any more, once it has them."""
+        for slot in self._left:
+            self.pool.release(slot)
 
     def roll_back(self) -> None:
         """Give back the places that are new."""
@@ -138,9 +149,14 @@ def take_outputs(
         )
     if len(set(handles)) != len(handles):
         raise BadArgumentError("the same embed is named twice: name each once")
-    pool.check_free(sum(embed.slot < 0 for embed in embeds))
+    pool.check_free(sum(_is_new(embed, inputs.stored) for embed in embeds))
     positions = inputs.positions[len(inputs.positions) - len(embeds) :].tolist()
-    return Outputs(embeds, positions, pool)
+    return Outputs(embeds, positions, pool, inputs.stored)
+
+
+def _is_new(embed: Embed, read: frozenset[int]) -> bool:
+    """Say whether an embed that is written gets another place."""
+    return embed.slot < 0 or embed.slot in read
 
 
 @dataclass(frozen=True, slots=True)

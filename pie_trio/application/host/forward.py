@@ -309,7 +309,7 @@ def forward_with_adapter(
             raise
         outputs.commit()
         warn_of_positions(session, int(plan.request.positions.max()), model)
-        return submit(
+        ticket = submit(
             session,
             found,
             Kind.FORWARD,
@@ -320,6 +320,8 @@ def forward_with_adapter(
             embeds=_distinct(read, outputs.slots),
             num_bytes=num_bytes,
         )
+        outputs.leave()
+        return ticket
 
 
 def take_forward(session: Session, ticket: int) -> list[tuple[Any, ...]] | Waiting:

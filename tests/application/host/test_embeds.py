@@ -113,6 +113,29 @@ async def test_a_hidden_state_can_be_fed_back() -> None:
         assert request.input_slots is not None
 
 
+async def test_an_embed_may_be_what_goes_in_and_what_comes_out() -> None:
+    """What is read stays where it is for the step; the embed stands for the new state."""
+    async with open_rig() as rig, rig.open_client() as client:
+        session = client.session
+        (model,) = rig.models.values()
+        session.alloc_kvpage(0, [0, 1])
+        embed(client, [7], [0])
+        num_free = model.embeds.num_free
+        for _ in range(4):
+            session.forward(0, [], [0], [0], [0], None)
+        assert await next_token(client, 0) >= 0
+        assert rig.engine.batch_sizes[:4] == [1] * 4, "each waits for the one before"
+        for batch in rig.engine.batches[1:4]:
+            (request,) = batch.forwards
+            stored = request.outputs[0].store
+            assert request.input_slots is not None
+            assert stored is not None
+            assert set(request.input_slots.tolist()).isdisjoint(stored.tolist())
+        await client.synchronize()
+        assert model.embeds.num_free == num_free - 1
+        model.embeds.check()
+
+
 async def test_projections_of_several_inferlets_share_a_batch() -> None:
     async with open_rig(gated=True) as rig:
         async with rig.open_client("a") as one, rig.open_client("b") as two:
