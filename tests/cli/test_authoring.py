@@ -113,7 +113,7 @@ def test_a_result_of_another_type_is_told(
         (["check", "x.wasm"], "is built already"),
         (["build", "x.wasm"], "is built already"),
         (
-            ["build", ".", "-o", "no/such/x.wasm"],
+            ["build", "examples/text_completion", "-o", "no/such/x.wasm"],
             "name a file in a folder that is there",
         ),
     ],
