@@ -88,6 +88,28 @@ def test_a_program_is_deployed_and_run_with_the_model(
     assert text.strip() == launched.out.strip()
 
 
+def test_a_chat_on_a_server_is_the_one_with_an_engine_of_its_own(server: str) -> None:
+    def chat(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pie_trio", "chat", "--max-tokens", "12", *flags],
+            cwd=ROOT,
+            env={**os.environ, "PIE_MODEL": ""},
+            input="Hello\nTell me a story.\n",
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+
+    there = chat("--server", server)
+    assert there.returncode == 0, there.stderr
+    assert len(there.stdout.splitlines()) == 2
+    assert there.stdout == chat().stdout
+    refused = chat("--server", server, "--model", "somewhere")
+    assert refused.returncode == 2
+    assert "--model is for an engine of its own" in refused.stderr
+
+
 def test_launch_takes_the_arguments_that_the_program_has(
     against: Callable[..., Done], tmp_path: Path
 ) -> None:

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from pie_trio.client import BlockingClient, Event, Log, LogLine, Program
 
-__all__ = ["add_remote_commands"]
+__all__ = ["add_remote_commands", "add_server_options", "chat_on_server"]
 
 SHORT_HASH = 12
+SERVER_HELP = (
+    "http://HOST:PORT, https://HOST or unix:PATH (default: $PIE_SERVER, else "
+    "http://127.0.0.1:8000)"
+)
 
 
 def add_remote_commands(commands: Any) -> None:
@@ -97,11 +101,25 @@ def _add(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=description, allow_abbrev=False
     )
+    add_server_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def add_server_options(
+    parser: argparse.ArgumentParser, default: str | None = None
+) -> None:
+    """Add the options that say which server, and who asks.
+
+    Args:
+        parser: Of a command.
+        default: What the help says of ``--server`` instead.
+    """
     parser.add_argument(
         "--server",
         metavar="URL",
-        help="http://HOST:PORT, https://HOST or unix:PATH (default: $PIE_SERVER, else "
-        "http://127.0.0.1:8000)",
+        help=SERVER_HELP if default is None else default,
     )
     parser.add_argument(
         "--key",
@@ -121,9 +139,6 @@ def _add(
         help="certificates to trust over https, instead of the system's: PEM (default: "
         "$PIE_CA_FILE, else $SSL_CERT_FILE)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=command)
-    return parser
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +217,16 @@ def _launch(options: argparse.Namespace) -> int:
             return _print_json(instance.status().raw)
     _print(instance.instance_id)
     return 0
+
+
+def chat_on_server(
+    options: argparse.Namespace, arguments: Mapping[str, object]
+) -> None:
+    """Run the server's program ``chat`` with the terminal as its client."""
+    from pie_trio.application.remote.launching import print_events
+
+    with _connected(options) as pie, pie.run("chat", **arguments) as run:
+        print_events(run, is_json=False)
 
 
 def _ps(options: argparse.Namespace) -> int:
