@@ -49,11 +49,13 @@ async def main(tokens: list[int], max_tokens: int) -> int:
     async with Context() as context:
         context.append(tokens)
         generation = context.generate(max_tokens=max_tokens, stop_tokens=[])
-        async for chunk in generation:
-            await send(chunk.text)
+        await generation.send()
         return len(generation.token_ids)
 """
 STEPWISE = PROGRAM.replace("stop_tokens=[]", "stop_tokens=[], stepwise=True")
+SETTLE_SECONDS = 15.0
+QUIET_SECONDS = 0.5
+QUIET_CORES = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,16 @@ def busy_seconds() -> float:
         int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     ]
     return (sum(values[:8]) - values[3] - values[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def settle() -> None:
+    """Wait until the machine is quiet: some engines go on for a while after their turn."""
+    until = time.perf_counter() + SETTLE_SECONDS
+    while time.perf_counter() < until:
+        began, busy = time.perf_counter(), busy_seconds()
+        time.sleep(QUIET_SECONDS)
+        if (busy_seconds() - busy) / (time.perf_counter() - began) < QUIET_CORES:
+            return
 
 
 def cpu_seconds(peer: Peer) -> float:
@@ -481,6 +493,7 @@ def measure(peers: Sequence[Peer], options: argparse.Namespace) -> None:
         for number in range(options.rounds + 1):
             for peer in peers:
                 prompts = make_prompts(count, NUM_PROMPT, rng)
+                settle()
                 others = busy_seconds() - sum(map(cpu_seconds, peers))
                 began = time.perf_counter()
                 turn = peer.run(prompts, NUM_NEW)
