@@ -30,9 +30,10 @@ from inferlet_py._tasks import wait_to_take
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from inferlet_py._generation import Relay, StreamOptions
+    from inferlet_py._generation import StreamOptions
     from inferlet_py._host import ChunkValues, OutputResult
     from inferlet_py._queues import Output, Outputs
+    from inferlet_py._relay import Relay
 
 __all__ = ["Context"]
 

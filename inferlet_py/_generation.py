@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from inferlet_py._errors import BadArgumentError, BusyError, HostError
-from inferlet_py._messages import send
+from inferlet_py._errors import BadArgumentError, BusyError
 from inferlet_py._processors import Grammar, Processor
+from inferlet_py._relay import Relay
 from inferlet_py._text import StopStrings, TextDecoder
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from inferlet_py._host import ChunkValues, Envelope, OutputResult, SamplerValues
+    from inferlet_py._host import ChunkValues, OutputResult, SamplerValues
     from inferlet_py._models import Model
     from inferlet_py._sampling import Sampler
     from inferlet_py._streams import HostStream
@@ -32,7 +31,6 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationSource",
-    "Relay",
     "StreamOptions",
 ]
 
@@ -73,50 +71,6 @@ class StreamOptions:
     stop_tokens: list[int]
     stop_texts: list[str]
     logprobs: bool
-
-
-class Relay:
-    """What goes to the client as it comes.
-
-    Args:
-        fields: Of the JSON objects that carry the text; None for bare text.
-        on_cut: Takes what was relayed until the wait for it was given up.
-
-    Attributes:
-        envelope: Around each piece.
-        has_sent: The host has sent the text of the latest chunk.
-    """
-
-    def __init__(
-        self,
-        fields: Mapping[str, object] | None,
-        on_cut: Callable[[ChunkValues], object],
-    ) -> None:
-        self._on_cut = on_cut
-        self.has_sent = False
-        self.envelope: Envelope | None = None
-        if fields is not None:
-            around = json.dumps({**fields, "text": ""})
-            end = len(around) - len('""}')
-            self.envelope = around[:end], "}"
-
-    def cut(self, stream: HostStream) -> bool:
-        """Take what came until the wait for it was given up; say whether that was anything."""
-        try:
-            values = stream.end_relay()
-        except HostError:
-            return False  # the stream has failed before
-        if values[0]:
-            self._on_cut(values)
-        return bool(values[0])
-
-    async def send(self, text: str) -> None:
-        """Send a piece from here."""
-        if self.envelope is None:
-            await send(text)
-        else:
-            before, after = self.envelope
-            await send(f"{before}{json.dumps(text)}{after}".encode())
 
 
 @dataclass(frozen=True)

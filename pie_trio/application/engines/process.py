@@ -48,8 +48,8 @@ EngineOpener = "Callable[[], Engine]"
 THREADS = {
     # Threads that spin while they wait cost whoever shares the cores up to 8 ms a parallel
     # region: the server does. Those that sleep at once take longer to wake than most regions of
-    # a step last. So they spin for some 0.3 ms first: 13 to 17 % more tokens a second at 1 and 8
-    # streams of a model of 60M, as many at 32.
+    # a step last. So they spin for some 0.3 ms first: a fifth more tokens a second for 1 stream
+    # of a model of 60M, 6 to 9 % less for 32 (`benchmarks.token_cost`). 0 undoes it.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "30000",
     "KMP_BLOCKTIME": "0",

@@ -148,7 +148,7 @@ def start_decode_stream(
 
 def read_stream(session: Session, handle: int) -> int:
     """Return a ticket for what a stream has to read next."""
-    stream = check_readable(session, handle)
+    stream = begin_reading(session, handle)
     awaited, tickets = session.decoding.awaited, session.tickets
     tickets.check_room()
     awaited.add(stream)
@@ -184,7 +184,7 @@ def take_chunk(session: Session, ticket: int) -> tuple[Any, ...] | Waiting:
 
 def relay_stream(session: Session, handle: int, envelope: Envelope | None) -> int:
     """Send the text of a stream to the client; return a ticket for the end of that."""
-    stream = check_readable(session, handle)
+    stream = begin_reading(session, handle)
     decoding, tickets = session.decoding, session.tickets
     num_bytes = UNREAD_BYTES * stream.num_left + sum(map(len, envelope or ()))
     check_room(session, num_bytes)
@@ -225,8 +225,8 @@ def end_relay(session: Session, handle: int) -> tuple[Any, ...]:
     return chunk
 
 
-def check_readable(session: Session, handle: int) -> DecodeStream:
-    """Return a stream that somebody may begin to read.
+def begin_reading(session: Session, handle: int) -> DecodeStream:
+    """Return a stream that somebody begins to read, and forget what was relayed before.
 
     Raises:
         InferletError: There is none, it was read to its end, or somebody reads it.

@@ -143,8 +143,8 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def round_up_rows(num_rows: int) -> int:
     """Return for how many rows to compute: at most 3 % more, and some 200 different numbers.
 
-    For each number of rows oneDNN makes code of its own, which it keeps for ever: half a MiB for
-    each shape of a layer, so that prompts of all lengths took hundreds of MiB.
+    For each number of rows oneDNN makes code of its own, which it keeps for ever, so that
+    prompts of all lengths would take more and more memory.
     """
     if num_rows <= _MAX_EXACT_ROWS:
         return num_rows

@@ -10,28 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from inferlet_py._host import connect
-from inferlet_py._models import forget_models
-from inferlet_py._program import (
-    SourceModule,
-    compile_module,
-    find_inferlet,
-    load_modules,
-)
-from pie_trio.application.host.instance_log import InstanceLog
-from pie_trio.application.host.session import Launch, Session
-from pie_trio.application.run.native_host import make_native_host
-from pie_trio.application.services import Services
-from pie_trio.application.serving import LoadedEngine, open_models
-from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.errors import EngineError
-from pie_trio.inference.fake import FakeEngine, FakeTokenizer, fake_continuation
+from pie_trio.inference.fake import FakeEngine, fake_continuation
 from tests.application.conftest import OpenLauncher, program_of
+from tests.application.run.natively import run_natively
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pie_trio.application.lifecycle.programs import SourceProgram
 
 LIMIT_SECONDS = 120
 Run = Callable[..., Awaitable[Any]]
@@ -46,33 +32,6 @@ async def drain(generation):
 """
 
 
-async def run_natively(engine: FakeEngine, program: SourceProgram) -> Any:
-    """Run a program in another thread of this process."""
-    loaded, limits = LoadedEngine(engine, FakeTokenizer()), InstanceLimits()
-    async with open_models([loaded], ControlConfig(), limits) as models:
-        launch, log = Launch("native", "{}"), InstanceLog(max_bytes=1000)
-        session = Session(launch, Services(models), limits, log)
-        host = make_native_host(session, trio.lowlevel.current_trio_token())
-
-        def run() -> str:
-            module = SourceModule("native_program.py", program.modules["app.py"])
-            compiled = SourceModule(module.path, module.text, compile_module(module))
-            connect(host)
-            try:
-                return find_inferlet(load_modules(module.path, [compiled])).run(host)
-            finally:
-                connect(None)
-                forget_models()
-
-        try:
-            return json.loads(await trio.to_thread.run_sync(run))
-        finally:
-            await session.close()
-            for model in models.values():
-                assert model.pool.num_free == model.pool.num_pages, "a page was lost"
-                model.pool.check()
-
-
 @pytest.fixture(params=["wasm", "native"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs the body of a program with ``stream(...)``, which makes its generations."""
@@ -83,7 +42,8 @@ def run(request: pytest.FixtureRequest) -> Run:
         engine = FakeEngine(failures=failures)
         with trio.fail_after(LIMIT_SECONDS):
             if request.param == "native":
-                return await run_natively(engine, program)
+                result, _ = await run_natively(engine, program)
+                return result
             async with open_fake(engine=engine) as launcher:
                 return json.loads(await launcher.prepare(program, {}).run())
 

@@ -8,23 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import trio
 
-from inferlet_py._host import connect
-from inferlet_py._models import forget_models
-from inferlet_py._program import (
-    SourceModule,
-    compile_module,
-    find_inferlet,
-    load_modules,
-)
-from pie_trio.application.host.instance_log import InstanceLog
-from pie_trio.application.host.session import Launch, Session
-from pie_trio.application.run.native_host import make_native_host
-from pie_trio.application.services import Services
-from pie_trio.application.serving import LoadedEngine, open_models
-from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.errors import EngineError
-from pie_trio.inference.fake import FakeEngine, FakeTokenizer, fake_continuation
+from pie_trio.inference.fake import FakeEngine, fake_continuation
 from tests.application.conftest import OpenLauncher, program_of
+from tests.application.run.natively import run_natively
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -62,40 +49,13 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Awaitable[Found]]:
         engine = FakeEngine(failures=failures)
         with trio.fail_after(LIMIT_SECONDS):
             if request.param == "native":
-                return await _run_natively(engine, program.modules["app.py"])
+                return Found(*await run_natively(engine, program))
             async with open_fake(engine=engine) as launcher:
                 instance = launcher.prepare(program, {})
                 result = json.loads(await instance.run())
                 return Found(result, await instance.session.outbox.take())
 
     return run_it
-
-
-async def _run_natively(engine: FakeEngine, source: str) -> Found:
-    loaded, limits = LoadedEngine(engine, FakeTokenizer()), InstanceLimits()
-    async with open_models([loaded], ControlConfig(), limits) as models:
-        launch, log = Launch("native", "{}"), InstanceLog(max_bytes=1000)
-        session = Session(launch, Services(models), limits, log)
-        host = make_native_host(session, trio.lowlevel.current_trio_token())
-
-        def run() -> str:
-            module = SourceModule("native_program.py", source)
-            compiled = SourceModule(module.path, module.text, compile_module(module))
-            connect(host)
-            try:
-                return find_inferlet(load_modules(module.path, [compiled])).run(host)
-            finally:
-                connect(None)
-                forget_models()
-
-        try:
-            result = json.loads(await trio.to_thread.run_sync(run))
-        finally:
-            await session.close()
-            for model in models.values():
-                assert model.pool.num_free == model.pool.num_pages, "a page was lost"
-                model.pool.check()
-        return Found(result, await session.outbox.take())
 
 
 REPORT = "return [text, generation.token_ids, ctx.token_ids[2:], generation.finish_reason, ctx.num_pages]"
