@@ -148,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
                     )
             if options.watch:
                 raise ConfigError("--watch runs in the sandbox: leave --native out")
-        with reporting(report, options.trace, is_explained=options.explain):
+        with reporting(report, options.trace, signals, is_explained=options.explain):
             if options.watch:
                 from pie_trio.application.run.watching import run_watching
 

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, cast
 
 import pytest
 import trio
 
+from pie_trio.application.run.reporting import Report, reporting
 from pie_trio.application.run.signals import Interrupted, catch_signals
 from tests.cli.conftest import LIMIT_SECONDS, ROOT
 from tests.cli.test_run import write_program
@@ -19,6 +21,8 @@ from tests.cli.test_run import write_program
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+    from pie_trio.application.services import Services
 
 ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 each_signal = pytest.mark.parametrize(("number", "code", "word"), ENDINGS)
@@ -169,10 +173,41 @@ def test_an_error_does_not_hide_a_signal() -> None:
         fail()
 
 
+class Interrupting:
+    """Stands for services: whoever asks which models there are is interrupted."""
+
+    @property
+    def models(self) -> dict[str, object]:
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    timeline = SimpleNamespace(spans=())
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("of the run")])
+def test_a_signal_during_the_report_waits_until_it_is_written(
+    tmp_path: Path, failure: Exception | None
+) -> None:
+    trace = tmp_path / "trace.json"
+
+    def fail() -> None:
+        with catch_signals() as signals:
+            report = Report()
+            report.services = cast("Services", Interrupting())
+            with reporting(report, trace, signals, is_explained=False):
+                if failure is not None:
+                    raise failure
+
+    with pytest.raises(Interrupted):
+        fail()
+    assert "traceEvents" in trace.read_text()
+
+
 def test_a_compiler_in_c_does_not_hold_up_a_signal(tmp_path: Path) -> None:
     script = (
         "import signal, threading\n"
-        "from pie_trio.application.run.signals import catch_signals\n"
+        "from pie_trio.application.run.reporting import Report, reporting
+from pie_trio.application.run.signals import catch_signals\n"
         "from pie_trio.application.wasm.compile_cache import run_in_thread\n"
         "def compile():\n"
         "    signal.raise_signal(signal.SIGINT)\n"

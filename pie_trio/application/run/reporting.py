@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from pie_trio.application.run.signals import Signals
     from pie_trio.application.services import Services
     from pie_trio.control.explaining import Summary
 
@@ -48,13 +49,16 @@ class Report:
 
 @contextmanager
 def reporting(
-    report: Report, trace_path: Path | None, *, is_explained: bool
+    report: Report, trace_path: Path | None, signals: Signals, *, is_explained: bool
 ) -> Generator[None]:
     """Report at the end of the block, however it ends; only if something was served in it.
+
+    A signal that comes while it reports waits until that is done.
 
     Args:
         report: Is told in the block what is served.
         trace_path: Where the trace is written; None for nowhere.
+        signals: Of the run.
         is_explained: Print on stderr why batches had their sizes.
 
     Raises:
@@ -66,17 +70,19 @@ def reporting(
     try:
         yield
     except BaseException as error:
-        try:
-            _finish(
-                report,
-                trace_path,
-                is_explained=is_explained
-                and (not isinstance(error, KeyboardInterrupt) or _is_read()),
-            )
-        except ConfigError as other:
-            _print(f"pie: {other}\n")
+        with signals.held():
+            try:
+                _finish(
+                    report,
+                    trace_path,
+                    is_explained=is_explained
+                    and (not isinstance(error, KeyboardInterrupt) or _is_read()),
+                )
+            except ConfigError as other:
+                _print(f"pie: {other}\n")
         raise
-    _finish(report, trace_path, is_explained=is_explained)
+    with signals.held():
+        _finish(report, trace_path, is_explained=is_explained)
 
 
 def check_output_path(path: Path, option: str) -> None:

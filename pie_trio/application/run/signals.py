@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
+    from contextlib import AbstractContextManager
     from types import FrameType
 
     import trio
@@ -40,7 +41,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._is_left_to_trio = False
+        self._is_held = False
         self._wait_seconds = 0.0
         self._timer: threading.Timer | None = None
         self._ask: Callable[[], None] | None = None
@@ -60,17 +61,21 @@ class Signals:
             self.check()
 
     @contextmanager
-    def left_to_trio(self) -> Generator[None]:
-        """Raise nothing inside of the block, where trio runs: :meth:`watch` does.
+    def held(self) -> Generator[None]:
+        """Raise nothing inside of the block, but at its end.
 
-        Only the second signal is raised there, for a run that does not end after the first.
+        Only the second signal is raised there, for what does not end after the first.
         """
         with self.phase():
-            self._is_left_to_trio = True
+            was_held, self._is_held = self._is_held, True
             try:
                 yield
             finally:
-                self._is_left_to_trio = False
+                self._is_held = was_held
+
+    def left_to_trio(self) -> AbstractContextManager[None]:
+        """Raise nothing inside of the block, where trio runs: :meth:`watch` does."""
+        return self.held()
 
     @asynccontextmanager
     async def watch(self) -> AsyncGenerator[None]:
@@ -125,9 +130,9 @@ class Signals:
         """Be the handler of a signal."""
         is_first = self._received is None
         self._received = number
-        if not is_first or (self._ask is None and not self._is_left_to_trio):
+        if not is_first or (self._ask is None and not self._is_held):
             raise Interrupted(number)
-        if self._ask is not None and not self._is_left_to_trio:
+        if self._ask is not None and not self._is_held:
             self._ask()
             main, again = threading.main_thread().ident, signal.pthread_kill
             assert main is not None, "it runs"
