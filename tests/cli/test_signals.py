@@ -206,8 +206,7 @@ def test_a_signal_during_the_report_waits_until_it_is_written(
 def test_a_compiler_in_c_does_not_hold_up_a_signal(tmp_path: Path) -> None:
     script = (
         "import signal, threading\n"
-        "from pie_trio.application.run.reporting import Report, reporting
-from pie_trio.application.run.signals import catch_signals\n"
+        "from pie_trio.application.run.signals import catch_signals\n"
         "from pie_trio.application.wasm.compile_cache import run_in_thread\n"
         "def compile():\n"
         "    signal.raise_signal(signal.SIGINT)\n"
