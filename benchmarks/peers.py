@@ -334,11 +334,14 @@ class Starter:
 
 
 def start_pie(starter: Starter, options: argparse.Namespace) -> list[Peer]:
-    """Start Pie, or two with --int8, and deploy what it is asked for."""
+    """Start Pie, once for each of its options, and deploy what it is asked for."""
     peers: list[Peer] = []
-    for name, flags in {"Pie": [], "Pie int8": ["--quantize", "int8"]}.items():
-        if flags and not options.int8:
-            continue
+    kinds: dict[str, list[str]] = {"Pie": []}
+    if options.int8:
+        kinds["Pie int8"] = ["--quantize", "int8"]
+    if options.step_by_step:
+        kinds["Pie step by step"] = ["--go-ahead", "off"]
+    for name, flags in kinds.items():
         port, began = free_port(), time.perf_counter()
         process = starter.start(
             name.lower().replace(" ", "-"),
@@ -528,6 +531,11 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, nargs="*", default=[], metavar="FILE")
     parser.add_argument("--transformers", type=Path, metavar="VENV")
     parser.add_argument("--int8", action="store_true", help="Pie with int8 too")
+    parser.add_argument(
+        "--step-by-step",
+        action="store_true",
+        help="Pie too with streams that do not go ahead",
+    )
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)

@@ -9,7 +9,7 @@ slow to make.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +40,8 @@ __all__ = [
     "RequestResult",
     "SamplerSpec",
     "Tokenizer",
+    "as_pipelined",
+    "may_follow",
 ]
 
 NO_SLOT = -1
@@ -260,7 +262,8 @@ class ForwardRequest:
         adapter: Name of an adapter of the model; "" for none.
         follows: The first new token is the one that this forward of the batch submitted before
             samples, and its id here is not looked at, but must be one; ``NO_REQUEST`` for none.
-            See :meth:`PipelinedEngine.submit`.
+            See :meth:`PipelinedEngine.submit`, :func:`may_follow`, and
+            :class:`pie_trio.control.device_steps.DeviceSteps` for all other engines.
     """
 
     token_ids: NDArray[np.int32]
@@ -496,8 +499,13 @@ class Engine(Protocol):
 class PipelinedEngine(Engine, Protocol):
     """An engine that can be asked for a step while the one before is still running.
 
-    ``execute`` is for when none is on its way.
+    ``execute`` is for when none is on its way. One thread may ask while another one collects.
     """
+
+    @property
+    def is_pipelined(self) -> bool:
+        """Its steps do overlap: else ``execute`` does as well."""
+        ...
 
     def submit(self, batch: Batch) -> None:
         """Ask for a step, and do not wait for it. At most two are on their way.
@@ -523,6 +531,27 @@ class PipelinedEngine(Engine, Protocol):
     def can_follow(self, outputs: Sequence[OutputSpec]) -> bool:
         """Say whether a forward with these outputs may be followed before it is collected."""
         ...
+
+
+def as_pipelined(engine: Engine) -> PipelinedEngine | None:
+    """Return an engine whose steps overlap as such; None for any other."""
+    return (
+        cast("PipelinedEngine", engine)
+        if getattr(engine, "is_pipelined", False)
+        else None
+    )
+
+
+def may_follow(outputs: Sequence[OutputSpec]) -> bool:
+    """Say whether another forward may follow one with these outputs.
+
+    It samples one token, and no processor has to be told of it.
+    """
+    if len(outputs) != 1:
+        return False
+    (spec,) = outputs
+    is_sampled = spec.sampler is not None and len(spec.rows) == 1
+    return is_sampled and spec.processor == NO_PROCESSOR
 
 
 class Tokenizer(Protocol):

@@ -97,6 +97,8 @@ class Command:
         on_withdrawn: Called by :meth:`withdraw`.
         is_withdrawn: Nobody wants it any more: it finishes without running. Its copies are
             still made where a handle stands for one of them.
+        num_in_steps: Steps on their way that it is part of: 2 if it follows itself.
+        is_over: It has ended with ``last_outcome``, but for a step that it followed itself in.
     """
 
     goes_on: ClassVar[bool] = False
@@ -114,11 +116,14 @@ class Command:
         "is_accepted",
         "is_copied",
         "is_finished",
+        "is_over",
         "is_paused",
         "is_wanted",
         "is_withdrawn",
         "kind",
+        "last_outcome",
         "num_blockers",
+        "num_in_steps",
         "num_passed",
         "num_run",
         "on_done",
@@ -178,6 +183,8 @@ class Command:
         self.is_wanted: dict[int, NDArray[np.bool_]] = {}
         self.on_withdrawn: Callable[[], None] = _do_nothing
         self.failure: Exception | None = None
+        self.num_in_steps, self.is_over = 0, False
+        self.last_outcome: RequestResult | Exception | None = None
         self.batched_at = self.started_at = 0.0
         self.batch = 0
 
@@ -280,6 +287,12 @@ class Command:
             input_slots=None if slots is None else slots[first:end],
             adapter=request.adapter,
         )
+
+    def drop_part(self) -> None:
+        """Forget a part that a step has run, and that has no result."""
+
+    def take_back(self, pool: PagePool) -> None:
+        """Forget what a step on its way writes that it should not have been part of."""
 
     def add_part(self, result: RequestResult, num_tokens: int) -> bool:
         """Keep what a chunk returned; return whether it was the last one."""

@@ -1,13 +1,15 @@
 """The batcher: takes commands from a memory channel, makes batches, steps the device.
 
-The device is stepped in a thread of its own, one batch at a time; while a batch runs, calls
-gather in the channel.
+The device is stepped beside the event loop, one batch at a time; while a batch runs, calls
+gather in the channel. Where nearly all of a batch are decode streams, the next one is made and handed
+over while it runs: see :mod:`~pie_trio.control.streams`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,9 @@ from pie_trio.control.contention import RETRY_SECONDS, Fail, Wait
 from pie_trio.control.device_thread import Device, OpenDevice, open_device_thread
 from pie_trio.control.policies import BatchState, make_policy
 from pie_trio.control.shortages import Shortages, evicted_error
+from pie_trio.control.steps import Member, Step
 from pie_trio.control.streams import DecodeStream
-from pie_trio.control.trace import StepRecord, Trace
+from pie_trio.control.trace import Trace
 from pie_trio.engine_api import Batch, BatchResult, Engine, PageCopy
 from pie_trio.errors import (
     CancelledError,
@@ -101,6 +104,7 @@ class Batcher:
         self._gathering_since = 0.0
         self._changed = trio.Event()
         self._is_stopped = self._has_withdrawn = False
+        self._steps: deque[Step] = deque()  # on their way
         self.on_lost: Callable[[EngineLostError], None] = lambda _: None
         self.on_restored: Callable[[], None] = lambda: None
         self.refusal: EngineError | None = None
@@ -220,11 +224,13 @@ class Batcher:
     async def run(self) -> None:
         """Make and run batches until cancelled; what is left then fails."""
         try:
-            while True:
-                if self._device.error is not None:
-                    await self._restore(self._device.error)
-                with suppress(EngineLostError):  # while pages were moved
-                    await self._run_one()
+            async with trio.open_nursery() as nursery:
+                while True:
+                    if self._device.error is not None:
+                        await self._settle()
+                        await self._restore(self._device.error)
+                    with suppress(EngineLostError):  # while pages were moved
+                        await self._run_one(nursery)
         finally:
             # Instances that are cancelled together with the batcher wait for their commands
             # before they end.
@@ -233,27 +239,54 @@ class Batcher:
             self._receive.close()
             self._make_calls()
             for command in sorted(self._order, key=lambda c: c.sequence):
+                command.num_in_steps = 0
                 self._finish(command, _stopped())
             for _, on_done in self._suspensions:
                 on_done()
 
-    async def _run_one(self) -> None:
+    async def _run_one(self, nursery: trio.Nursery) -> None:
         """Run the next batch, or do what it has to wait for."""
         self._drain()
+        if self._steps and not self._may_make_next():
+            self._make_calls()
+            await self._steps[0].has_ended.wait()
+            return
         if not self._ready and not self._suspensions:
             self._make_calls()
             await self._wait_for_change(math.inf)
             return
-        await self._suspend_all()
+        if self._suspensions:
+            await self._settle()
+            await self._suspend_all()
         await self._gather()
         choice = self._choose()
-        if choice.starved is not None and await self._relieve(choice):
-            return
+        if choice.starved is not None:
+            if self._steps:
+                await self._settle()
+                return
+            if await self._relieve(choice):
+                return
         if choice.commands:
-            await self._run_choice(choice)
-        elif self._ready:  # all of inferlets that were told to end
+            await self._run_choice(choice, nursery)
+        elif self._ready:  # all of inferlets that were told to end, or that copy first
             self._make_calls()
             await self._wait_for_change(RETRY_SECONDS)
+
+    def _may_make_next(self) -> bool:
+        """Let streams go ahead; say whether there may be a step after the one on its way now."""
+        (*others, last) = self._steps
+        if others or not (self.config.goes_ahead and last.find_ahead()):
+            return False
+        for stream, place in last.take_ahead():
+            stream.go_ahead(place)
+            stream.waiting_since = self._sequence
+            self._accept(stream)
+        return True
+
+    async def _settle(self) -> None:
+        """Wait until no step is on its way."""
+        while self._steps:
+            await self._steps[-1].has_ended.wait()
 
     # ---- an engine that was lost ------------------------------------------------------
 
@@ -363,9 +396,9 @@ class Batcher:
 
     def _choose(self) -> Choice:
         self._sweep()
-        for command in self._ready:
-            if isinstance(command, DecodeStream):
-                command.look_at_owners()
+        for command in list(self._ready):
+            if isinstance(command, DecodeStream) and not command.look_at_owners():
+                del self._ready[command]  # until the step has ended
         return choose_batch(
             self._ready,
             self.pool,
@@ -379,6 +412,10 @@ class Batcher:
         unchecked = list(self._ready)
         while unchecked:
             command = unchecked.pop()
+            if command.num_in_steps:  # what it sees is about to be written
+                if command.is_withdrawn:
+                    del self._ready[command]  # it finishes with the step
+                continue
             if not command.is_withdrawn and self._sees_hole(command):
                 command.is_withdrawn = True
                 command.failure = self._hole_error(command)
@@ -444,7 +481,7 @@ class Batcher:
 
     # ---- stepping ---------------------------------------------------------------------
 
-    async def _run_choice(self, choice: Choice) -> None:
+    async def _run_choice(self, choice: Choice, nursery: trio.Nursery) -> None:
         if self.pool.swapped:
             # Pages that an inferlet exported or shared before it was suspended.
             swapped = self.pool.swapped.keys()
@@ -455,58 +492,91 @@ class Batcher:
                 for page in swapped & set(c.pages.tolist())
             }
             if needed:
+                await self._settle()
                 for command in choice.commands:
                     command.bound_at = -1  # what there is no room for is counted again
                 if num_free := self.pool.num_free:
                     await self._shortages.bring_in(sorted(needed)[:num_free])
                 return  # and choose again: some may be withdrawn, or lost
-        await self._step(choice)
+        await self._step(choice, nursery)
 
-    async def _step(self, choice: Choice) -> None:
-        chosen_at = trio.current_time()
-        self.num_steps += 1
-        num_ready = len(self._ready)
-        num_blocked = len(self._order) - num_ready
-        for command in choice.commands:
-            del self._ready[command]
-            command.batch, command.batched_at = self.num_steps, chosen_at
-            command.started_at = command.started_at or chosen_at
-        late = tuple(self.arrivals.expected)
-        self.arrivals.forget()
-        # Who is withdrawn from now on runs all the same.
-        are_run = [not command.is_withdrawn for command in choice.commands]
-        self._make_calls()  # they run while the device does
-        batch = self._make_batch(choice, are_run)
-        num_free = self.pool.num_free
+    async def _step(self, choice: Choice, nursery: trio.Nursery) -> None:
+        """Let a batch run, and wait for it unless the next one is to be made meanwhile."""
+        step = self._make_step(choice)
+        if self._steps or (self.config.goes_ahead and step.find_ahead()):
+            before = self._steps[-1] if self._steps else None
+            self._steps.append(step)
+            nursery.start_soon(self._run_beside, step, before)
+            return
         is_lone = len(self.tenants) == 1 and self._is_lone(choice)
         is_short = is_lone and self._lone_seconds < self.config.inline_seconds
         is_here = is_short or not self.config.has_device_thread
-        outcomes = await self._execute(batch, is_here=is_here)
-        self.last_step_at = trio.current_time()
-        elapsed = self.last_step_at - chosen_at
-        self.step_seconds += STEP_SMOOTHING * (elapsed - self.step_seconds)
+        outcomes = await self._execute(step.batch, is_here=is_here)
+        elapsed = self._note_step(step, outcomes)
         if is_lone:
             self._lone_seconds += STEP_SMOOTHING * (elapsed - self._lone_seconds)
-        self.trace.note_step(
-            StepRecord(
-                self.num_steps,
-                choice.commands[0].kind.name,
-                len(choice.commands),
-                sum(choice.num_tokens),
-                self._gathering_since,
-                chosen_at,
-                self.last_step_at,
-                num_ready,
-                late,
-                choice.num_other_kind,
-                choice.num_over_budget,
-                choice.num_without_pages,
-                num_blocked,
-                num_free,
-                self.config.policy,
-            )
+
+    async def _run_beside(self, step: Step, before: Step | None) -> None:
+        """Let a step run, and note what came of it."""
+        if before is not None:
+            await before.has_begun.wait()  # trio starts tasks in any order
+        step.has_begun.set()
+        is_here = not self.config.has_device_thread
+        outcomes = await self._execute(step.batch, is_here=is_here)
+        if before is not None:
+            await before.has_ended.wait()
+        self._note_step(step, outcomes)
+        self._steps.popleft()
+        step.has_ended.set()
+        self._changed.set()
+
+    def _make_step(self, choice: Choice) -> Step:
+        chosen_at = trio.current_time()
+        self.num_steps += 1
+        num_ready = len(self._ready)
+        num_blocked = (
+            len(self._order)
+            - num_ready
+            - sum(len(step.members) for step in self._steps)
         )
-        self._note_outcomes(choice, are_run, outcomes)
+        for command in choice.commands:
+            del self._ready[command]
+            if not command.num_in_steps:
+                self._note_part_of(command, self.num_steps, chosen_at)
+        late = tuple(self.arrivals.expected)
+        self.arrivals.forget()
+        # Who is withdrawn from now on runs all the same.
+        members = [
+            Member(command, count, not command.is_withdrawn)
+            for command, count in zip(choice.commands, choice.num_tokens, strict=True)
+        ]
+        self._make_calls()  # they run while the device does
+        batch = self._make_batch(members)
+        return Step(
+            self.num_steps,
+            choice,
+            members,
+            chosen_at,
+            self._gathering_since,
+            num_ready,
+            max(0, num_blocked),
+            late,
+            self.pool.num_free,
+            batch,
+        )
+
+    def _note_step(self, step: Step, outcomes: BatchResult | EngineError) -> float:
+        """Note what came of a step; return the seconds that the device worked for it."""
+        begins_at = max(step.chosen_at, self.last_step_at)
+        self.last_step_at = ended_at = trio.current_time()
+        elapsed = ended_at - begins_at
+        self.step_seconds += STEP_SMOOTHING * (elapsed - self.step_seconds)
+        self.trace.note_step(step.record(begins_at, ended_at, self.config.policy))
+        if isinstance(outcomes, EngineError):
+            self._note_failed(step, begins_at, outcomes)
+        else:
+            self._note_outcomes(step, begins_at, outcomes)
+        return elapsed
 
     @staticmethod
     def _is_lone(choice: Choice) -> bool:
@@ -515,22 +585,24 @@ class Batcher:
             return False
         return not choice.commands[0].goes_on
 
-    def _make_batch(self, choice: Choice, are_run: Sequence[bool]) -> Batch:
+    def _make_batch(self, members: Sequence[Member]) -> Batch:
         pool = self.pool
         copies: list[PageCopy] = []
         forwards: list[ForwardRequest] = []
         projections: list[ProjectRequest] = []
-        for command, count, is_run in zip(
-            choice.commands, choice.num_tokens, are_run, strict=True
-        ):
+        for member in members:
+            command = member.command
+            command.num_in_steps += 1
             if command.bound_at != pool.num_moves:
                 pool.bind(command.pages, command.tenant.name)
             if not command.is_copied:
                 copies += [_physical_copy(copy, pool) for copy in command.copies]
-            if not is_run:
+            if not member.is_run:
                 continue
-            if command.forward is not None:
-                forwards.append(command.cut(count, pool))
+            if (request := command.forward) is not None:
+                member.request, member.place = request, len(forwards)
+                member.start = request.kv_len - command.num_tokens
+                forwards.append(command.cut(member.num_tokens, pool))
             elif command.project is not None:
                 projections.append(command.project)
         return Batch(tuple(forwards), tuple(copies), tuple(projections))
@@ -563,70 +635,96 @@ class Batcher:
         return result
 
     def _note_outcomes(
-        self,
-        choice: Choice,
-        are_run: Sequence[bool],
-        outcomes: BatchResult | EngineError,
+        self, step: Step, begins_at: float, outcomes: BatchResult
     ) -> None:
-        if isinstance(outcomes, EngineError):
-            self._note_failed_batch(choice, are_run, outcomes)
-            return
         results = iter((*outcomes.forwards, *outcomes.projections))
         finished: list[tuple[Command, RequestResult | Exception | None]] = []
-        for command, count, is_run in zip(
-            choice.commands, choice.num_tokens, are_run, strict=True
-        ):
+        for member in step.members:
+            command = member.command
+            command.num_in_steps -= 1
+            result = next(results) if step.has_result(member) else None
+            if command.is_over:
+                finished.append((command, self._note_too_many(member)))
+                continue
+            self._note_part_of(command, step.number, begins_at)
             if not command.is_copied:
                 self._note_copies(command)
-            if not is_run:
+            if not member.is_run:
                 finished.append((command, command.failure or _withdrawn()))
                 continue
-            command.tenant.note_step(self.num_steps)
-            if command.kind == Kind.COPY:
+            command.tenant.note_step(step.number)
+            if result is None:
                 finished.append((command, None))
-            else:
-                result = next(results)
-                if isinstance(result, EngineError):
-                    finished.append((command, result))
-                elif self._note_part(command, count, result):
-                    finished.append((command, command.outcome(result)))
-                else:  # the next chunk, or the next token of a stream
-                    command.waiting_since = self._sequence
-                    if not command.is_paused:
-                        self._accept(command)
+            elif isinstance(result, EngineError):
+                self._note_failed_part(member)
+                finished.append((command, result))
+            elif self._note_part(member, result):
+                finished.append((command, command.outcome(result)))
+            elif not command.num_in_steps:  # the next chunk, or token of a stream
+                command.waiting_since = self._sequence
+                if not command.is_paused:
+                    self._accept(command)
         for command, outcome in finished:
             self._finish(command, outcome, self.last_step_at)
 
-    def _note_part(
-        self, command: Command, num_tokens: int, result: RequestResult
-    ) -> bool:
+    @staticmethod
+    def _note_part_of(command: Command, number: int, begins_at: float) -> None:
+        """Note which step a command is part of; of two, the one whose results come next."""
+        command.batch, command.batched_at = number, begins_at
+        command.started_at = command.started_at or begins_at
+
+    @staticmethod
+    def _note_too_many(member: Member) -> RequestResult | Exception | None:
+        """Forget a part of a command that had ended before; return how that had ended."""
+        command = member.command
+        if member.is_run:
+            command.drop_part()
+        return command.last_outcome
+
+    def _note_part(self, member: Member, result: RequestResult) -> bool:
         """Note what a command has written; return whether it is done with that."""
-        request = command.forward
+        command, request, count = member.command, member.request, member.num_tokens
         if request is None:
             return True
-        start = request.kv_len - command.num_tokens
-        command.tenant.num_tokens += num_tokens
+        command.tenant.num_tokens += count
         if num_sampled := sum(len(found.token_ids) for found in result):
             if command.tenant.first_sampled_at is None:
                 command.tenant.first_sampled_at = self.last_step_at
             command.tenant.num_sampled += num_sampled
-        self.pool.note_written(request.page_ids, start, num_tokens, is_good=True)
-        if not command.add_part(result, num_tokens):
+        self.pool.note_written(request.page_ids, member.start, count, is_good=True)
+        if not command.add_part(result, count):
             return False
         if command.embeds:
             self.embeds.note_stored(command.written_embeds)
         return True
 
-    def _note_failed_batch(
-        self, choice: Choice, are_run: Sequence[bool], error: EngineError
-    ) -> None:
+    def _note_failed_part(self, member: Member) -> None:
+        """Note that a part of a forward was not written, though the next one may be on its way."""
+        command, request = member.command, member.request
+        if request is None:
+            return
+        command.drop_part()
+        if request is not command.forward:
+            left = request.kv_len - member.start
+            self.pool.note_written(request.page_ids, member.start, left, is_good=False)
+
+    def _note_failed(self, step: Step, begins_at: float, error: EngineError) -> None:
         """What a failed batch was to write holds anything: the handles see a hole."""
-        for command in choice.commands:
+        for member in step.members:
+            command = member.command
             for copy in () if command.is_copied else command.copies:
                 self.pool.note_lost(copy.target)
-        for command, is_run in zip(choice.commands, are_run, strict=True):
+        for member in step.members:
+            command = member.command
+            command.num_in_steps -= 1
+            if command.is_over:
+                self._finish(command, self._note_too_many(member))
+                continue
+            self._note_part_of(command, step.number, begins_at)
             withdrawn = command.failure or _withdrawn()
-            self._finish(command, _again(error) if is_run else withdrawn)
+            if member.is_run:
+                self._note_failed_part(member)
+            self._finish(command, _again(error) if member.is_run else withdrawn)
 
     def _note_copies(self, command: Command) -> None:
         command.is_copied = True
@@ -643,7 +741,16 @@ class Batcher:
         outcome: RequestResult | Exception | None,
         now: float | None = None,
     ) -> list[Command]:
-        """Let a command end, at this time; return those that are ready by that."""
+        """Let a command end, at this time; return those that are ready by that.
+
+        One that is part of a step on its way ends with that.
+        """
+        if command.num_in_steps:
+            if not command.is_over:
+                command.is_over, command.last_outcome = True, outcome
+                command.take_back(self.pool)
+                self._ready.pop(command, None)
+            return []
         if isinstance(outcome, Exception):
             self._note_unwritten(command)
         if command.embeds:

@@ -89,6 +89,12 @@ class StreamOutput:
         return self._limit - self.num_tokens
 
     @property
+    def may_go_on(self) -> bool:
+        """Whatever the next token is, unless it stops the stream another one is to follow."""
+        has_room = len(self._tokens) + 1 < self._max_unread
+        return self.finish is None and self.num_left > 1 and has_room
+
+    @property
     def is_full(self) -> bool:
         """Nothing more is to be sampled before something was read."""
         return len(self._tokens) >= self._max_unread

@@ -55,6 +55,11 @@ class StreamRows:
         self._later_slots = found[order]
         self._later_positions = slots[self._later_slots]
 
+    @property
+    def is_whole(self) -> bool:
+        """All slots are seen: there is no mask."""
+        return self._row is None
+
     def next_row(self, slot: int, position: int) -> NDArray[np.bool_] | None:
         """Return the mask of the token in ``slot``, ``[1, slot + 1]``; None for all of it.
 

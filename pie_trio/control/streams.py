@@ -6,12 +6,17 @@ here does not grow with the context: the request is the one before with another 
 and length, the mask gets a column, and the pages are looked at where one is full.
 
 The pages of a stream are its own until it ends: commands on them wait for it.
+
+While a step runs, a stream may *go ahead*: it is made ready for the token that the step is about to
+sample, so that the device need not wait for the host. If that token turns out to be the last one,
+the next step was one too many, and what it has written is taken back.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import trio
@@ -19,9 +24,16 @@ import trio
 from pie_trio.control.commands import Command, Kind
 from pie_trio.control.forwards import ForwardPlan, GuestForward, plan_forward
 from pie_trio.control.masks import MAX_MASK_ENTRIES
+from pie_trio.control.pages import UNWRITTEN
 from pie_trio.control.stream_output import StreamOutput, Unread
 from pie_trio.control.stream_rows import StreamRows
-from pie_trio.engine_api import NO_PROCESSOR, ForwardRequest, PageCopy
+from pie_trio.engine_api import (
+    NO_PROCESSOR,
+    NO_REQUEST,
+    ForwardRequest,
+    PageCopy,
+    may_follow,
+)
 from pie_trio.errors import (
     BadArgumentError,
     CancelledError,
@@ -44,6 +56,9 @@ if TYPE_CHECKING:
 __all__ = ["DecodeStream", "StreamOwner", "StreamRequest", "start_stream"]
 
 MAX_POSITION = 2**31 - 1
+
+UNKNOWN_TOKEN = np.zeros(1, np.int32)
+"""Stands for one that is about to be sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,18 @@ class StreamOwner:
     max_mask_entries: int = MAX_MASK_ENTRIES
 
 
+class _Sent(NamedTuple):
+    """What of a stream is part of a step on its way.
+
+    Attributes:
+        request: With virtual pages.
+        num_left: Tokens of it that had not run before.
+    """
+
+    request: ForwardRequest
+    num_left: int
+
+
 class DecodeStream(Command):
     """A stream. Made by :func:`start_stream` and :meth:`fork`.
 
@@ -101,11 +128,12 @@ class DecodeStream(Command):
 
     __slots__ = (
         "_ahead",
+        "_filled",
         "_forks",
         "_handles",
         "_has_advanced",
         "_has_twins",
-        "_is_running",
+        "_is_ahead",
         "_is_stopping",
         "_next_page",
         "_on_readable",
@@ -116,6 +144,7 @@ class DecodeStream(Command):
         "_position",
         "_rest",
         "_rows",
+        "_sent",
         "num_written",
     )
 
@@ -152,7 +181,9 @@ class DecodeStream(Command):
         self._page = int(request.page_ids[-1])
         self._position = int(request.positions[-1])
         self._rows, self._output = rows, output
-        self._is_running = self._is_stopping = self._has_advanced = False
+        self._is_stopping = self._has_advanced = self._is_ahead = False
+        self._sent: deque[_Sent] = deque()
+        self._filled: list[int] = []  # pages to release after the step on its way
         self._on_readable: Callable[[], object] | None = None
         self._forks: list[Callable[[Exception | None], None]] = []
 
@@ -206,7 +237,7 @@ class DecodeStream(Command):
     def stop(self) -> None:
         """End it after the step that is running."""
         self._is_stopping = True
-        if not self._is_running:
+        if not self._sent:
             self.withdraw()
 
     def withdraw(self) -> None:
@@ -244,10 +275,10 @@ class DecodeStream(Command):
 
     def cut(self, num_tokens: int, pool: PagePool) -> ForwardRequest:
         """See :meth:`Command.cut`."""
-        self._is_running = True
         request = self.forward
         assert request is not None, "a stream is a forward"
-        if not self._output.num_tokens:
+        self._sent.append(_Sent(request, self.num_tokens))
+        if not (self._output.num_tokens or self._has_advanced):
             return super().cut(num_tokens, pool)
         # Not before it runs: a stream that ends leaves no slot that looks unfilled.
         slot = request.kv_len - 1
@@ -264,66 +295,153 @@ class DecodeStream(Command):
             request.outputs,
             None,
             request.adapter,
+            request.follows,
         )
 
-    def look_at_owners(self) -> None:
+    def look_at_owners(self) -> bool:
         """Take a copy of the page that it writes next if others were given it since a step.
 
         Called before it is chosen for the next one. What the first forward writes is of
         earlier than what was done since, as with any other.
+
+        Returns:
+            Whether it can be chosen: not before the step has ended in which it is, if it has to
+            copy a page first.
         """
         request = self.forward
         assert request is not None, "a stream is a forward"
         if not self._has_advanced or self.is_withdrawn:
-            return
+            return True
         if self._is_shared(request.page_ids):
+            if self._sent:
+                return False
             page_ids = self._take_copy(request.page_ids)
             self.forward = replace(request, page_ids=page_ids)
+        return True
+
+    def may_go_ahead(self, num_tokens: int) -> bool:
+        """Say whether it may be made ready for a token that a step is about to sample.
+
+        Args:
+            num_tokens: How many of its tokens are part of that step.
+        """
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        if (
+            self._is_ahead
+            or self._is_stopping
+            or self.is_withdrawn
+            or self._forks
+            or self.copies
+            or num_tokens < self.num_tokens
+            or not self._output.may_go_on
+            or not self._rows.is_whole
+            or not may_follow(request.outputs)
+        ):
+            return False
+        # In a slot that held something, that would be lost by a step too many.
+        slot, size, page_ids = request.kv_len, self._page_size, request.page_ids
+        pool = self._owner.model.pool
+        if slot // size == len(page_ids):
+            page = self._rest[self._next_page]
+            # An own page, which is in no other place.
+            is_own = pool.num_owners(page) == 1 and not self._has_twins
+            return is_own and not (pool.positions[page] >= 0).any()
+        return pool.positions[self._page, slot % size] < 0 and not self._is_shared(
+            page_ids
+        )
+
+    def go_ahead(self, follows: int) -> None:
+        """Be ready for the token that forward ``follows`` of the step on its way samples."""
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        self._is_ahead = True
+        self.num_run = 0
+        self._advance(request, UNKNOWN_TOKEN, follows)
+
+    def drop_part(self) -> None:
+        """See :meth:`Command.drop_part`."""
+        self._sent.popleft()
+
+    def take_back(self, pool: PagePool) -> None:
+        """See :meth:`Command.take_back`: a step too many holds its pages until it has ended."""
+        for sent in self._sent:
+            slot = sent.request.kv_len - 1
+            place = sent.request.page_ids[-1], slot % self._page_size
+            pool.positions[place] = UNWRITTEN
 
     def add_part(self, result: RequestResult, num_tokens: int) -> bool:
         """Take the token that was sampled; return whether it was the last one."""
-        request, output = self.forward, self._output
-        assert request is not None, "a stream is a forward"
-        self._is_running = False
+        output = self._output
+        sent = self._sent.popleft()
         self.copies = ()
-        if num_tokens < self.num_tokens:  # a chunk of the first forward
+        if num_tokens < sent.num_left:  # a chunk of the first forward
             self.num_run += num_tokens
             return self.is_withdrawn
-        self.num_run = len(request.token_ids)
-        self.num_written = request.kv_len
+        self.num_written = sent.request.kv_len
+        if self._filled:
+            self._owner.model.batcher.release_pages(self, self._filled)
+            self._filled = []
         sampled = result[0]
         token_id = int(sampled.token_ids[0])
         output.add(token_id, sampled.logprobs, has_ended=sampled.has_ended)
         if output.finish is None and self._is_stopping:
             output.end("stopped")
         if output.finish is not None or self.is_withdrawn:
-            return True
+            return self._note_last(sent)
         if (totals := self.tenant.totals) is not None:
             if not totals.has_room("tokens"):
                 self.is_withdrawn, self.failure = True, totals.error("tokens")
-                return True
+                return self._note_last(sent)
             totals.add("tokens")
         batcher = self._owner.model.batcher
         now = batcher.last_step_at
-        batcher.trace.note_command(self, None, now)
+        self._note_in_trace(sent, now)
         self.tenant.last_used_at = self.submitted_at = now
-        self.started_at = 0.0
-        self.num_run = 0
-        self._advance(request, sampled.token_ids)
-        if self._forks:
+        if self._is_ahead:
+            self._know_token(sampled.token_ids)
+        else:
+            self.num_run = 0
+            self._advance(sent.request, sampled.token_ids)
+        if self._forks and not self._sent:
             self._make_forks(None)
-        self.is_paused = output.is_full
+        self.is_paused = output.is_full and not self._sent
         if self._on_readable is not None:
             batcher.call_in_step(self._wake_reader)
         return False
 
-    def _advance(self, before: ForwardRequest, token_ids: NDArray[np.int32]) -> None:
-        """Make the request for a token that was just sampled."""
+    def _note_in_trace(self, sent: _Sent, now: float) -> None:
+        forward, self.forward = self.forward, sent.request
+        self._owner.model.batcher.trace.note_command(self, None, now)
+        self.forward, self.started_at = forward, 0.0
+
+    def _note_last(self, sent: _Sent) -> bool:
+        """Note that nothing is sampled after what a step has returned."""
+        if not self._is_ahead:
+            self.num_run = len(sent.request.token_ids)
+        elif self._output.finish is not None and self._on_readable is not None:
+            # What runs still is a step too many, which nobody has to wait for.
+            self._owner.model.batcher.call_in_step(self._wake_reader)
+        return True
+
+    def _know_token(self, token_ids: NDArray[np.int32]) -> None:
+        """Note the token that it was made ready for before it was sampled."""
+        self._is_ahead = False
+        request = self.forward
+        assert request is not None, "a stream is a forward"
+        request.token_ids, request.follows = token_ids, NO_REQUEST
+
+    def _advance(
+        self,
+        before: ForwardRequest,
+        token_ids: NDArray[np.int32],
+        follows: int = NO_REQUEST,
+    ) -> None:
+        """Make the request for a token that was just sampled, or is about to be."""
         self._has_advanced = True
         slot, page_ids = before.kv_len, before.page_ids
         if len(before.token_ids) > 1 and len(page_ids) > 1:
-            full: list[int] = page_ids[:-1].tolist()
-            self._owner.model.batcher.release_pages(self, full)
+            self._release(page_ids[:-1].tolist())
         if slot // self._page_size == len(page_ids):
             page_ids = self._enter_page(page_ids)
         if self._is_shared(page_ids):
@@ -338,10 +456,18 @@ class DecodeStream(Command):
             self._output.specs,
             None,
             before.adapter,
+            follows,
         )
 
+    def _release(self, pages: list[int]) -> None:
+        """Let others read pages once they are full."""
+        if self._is_ahead:  # the step that fills them is on its way
+            self._filled += pages
+        else:
+            self._owner.model.batcher.release_pages(self, pages)
+
     def _enter_page(self, page_ids: PageIds) -> PageIds:
-        self._owner.model.batcher.release_pages(self, (self._page,))
+        self._release([self._page])
         page = self._page = self._rest[self._next_page]
         self._next_page += 1
         page_ids = np.append(page_ids, page)
@@ -462,7 +588,7 @@ class DecodeStream(Command):
             else:
                 on_done(error)
 
-        if self._is_running or not self._output.num_tokens:
+        if self._sent or not self._output.num_tokens:
             self._forks.append(make)
         else:
             make(None)

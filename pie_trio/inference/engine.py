@@ -155,6 +155,11 @@ class TorchEngine(WithProcessors, WithAdapters[Adapter]):
         """
         return self._finish(self._pipeline.take())
 
+    @property
+    def is_pipelined(self) -> bool:
+        """See :attr:`pie_trio.engine_api.PipelinedEngine.is_pipelined`."""
+        return isinstance(self._compute, GpuStep)
+
     def can_follow(self, outputs: Sequence[OutputSpec]) -> bool:
         """See :meth:`pie_trio.engine_api.PipelinedEngine.can_follow`."""
         return isinstance(self._compute, GpuStep) and can_follow(outputs)

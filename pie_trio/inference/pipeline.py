@@ -75,7 +75,9 @@ class Pipeline:
             raise EngineError(
                 f"expected at most {MAX_STEPS} steps on their way: collect one first"
             )
-        busy = {number for step in self._steps for number in _processors(step.batch)}
+        busy = {
+            number for step in list(self._steps) for number in _processors(step.batch)
+        }
         for number in _processors(batch):
             if number in busy:
                 raise EngineError(

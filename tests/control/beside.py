@@ -11,6 +11,7 @@ import numpy as np
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from pie_trio.control.device_steps import DeviceSteps
 from pie_trio.errors import EngineError
 from pie_trio.inference.fake import FakeEngine
 from tests.control.engines import TIME_LIMIT_SECONDS
@@ -31,13 +32,15 @@ class ManualDevice:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._steps, self._turn = DeviceSteps(engine), trio.Lock()
         self.is_busy = self.is_open = False
         self._released = trio.Event()
 
     async def execute(self, batch: Batch, *, is_here: bool) -> BatchResult:
         if is_here:
-            return self.engine.execute(batch)
-        return await self.run(partial(self.engine.execute, batch))
+            return self._steps.execute(batch)
+        async with self._turn:
+            return await self.run(partial(self._steps.execute, batch))
 
     async def restore(self) -> None:
         pass

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from pie_trio.config import ControlConfig
 from pie_trio.control.commands import Command, Kind, Priority, embed_key
+from pie_trio.control.device_steps import DeviceSteps
 from pie_trio.control.dispatch import Batcher
 from pie_trio.control.embeds import EmbedPool
 from pie_trio.control.forwards import GuestForward, plan_forward
@@ -45,11 +46,13 @@ class InlineDevice:
 
     def __init__(self, engine: Engine, step_seconds: float = 0.01) -> None:
         self.engine, self.step_seconds = engine, step_seconds
+        self._steps, self._turn = DeviceSteps(engine), trio.Lock()
 
     async def execute(self, batch: Batch, *, is_here: bool) -> BatchResult:
         if is_here:
-            return self.engine.execute(batch)
-        return await self.run(partial(self.engine.execute, batch))
+            return self._steps.execute(batch)
+        async with self._turn:
+            return await self.run(partial(self._steps.execute, batch))
 
     async def restore(self) -> None:
         pass

@@ -65,7 +65,9 @@ class ProcessDevice:
         self._engine = engine
         self._backoff = Backoff(engine.config)
         self._limiter = trio.CapacityLimiter(1)
-        self._step_since: float | None = None
+        self._num_steps = 0  # on their way
+        self._step_since: float | None = None  # when the oldest of them began
+        self._latest: _Turn | None = None
         self._on_lost: Callable[[], None] = lambda: None
         self._restored = trio.Event()
         self.num_restarts = 0
@@ -88,18 +90,31 @@ class ProcessDevice:
         await trio.lowlevel.checkpoint_if_cancelled()
         engine = self._engine
         process = engine.process
-        self._step_since = trio.current_time()
+        before, turn = self._latest, _Turn()
+        self._latest = turn
+        if self._num_steps == 0:
+            before, self._step_since = None, trio.current_time()
+        self._num_steps += 1
         try:
-            answer = await _exchange(
-                process.steps, engine.pack(batch), LONE_SECONDS if is_here else 0.0
-            )
+            if before is not None:
+                await before.is_sent.wait()
+            await _send(process.steps, engine.pack(batch))
+            turn.is_sent.set()
+            if before is not None:
+                await before.has_ended.wait()
+            elif is_here:
+                process.steps.wait_readable(LONE_SECONDS)
+            answer = await _receive(process.steps)
         except ClosedError:
             raise engine.lose(process) from None
         except BaseException:
             engine.lose(process, "the server stopped in the middle of a step")
             raise
         finally:
-            self._step_since = None
+            self._num_steps -= 1
+            self._step_since = trio.current_time() if self._num_steps else None
+            turn.is_sent.set()
+            turn.has_ended.set()
         return engine.unpack(answer)
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -210,17 +225,18 @@ async def open_process_device(engine: RemoteEngine) -> AsyncGenerator[ProcessDev
         nursery.cancel_scope.cancel()
 
 
-async def _exchange(
-    channel: Channel, message: Any, here_seconds: float
-) -> tuple[bool, Any]:
-    """Send a message and return the answer."""
+class _Turn:
+    """Of a step: whoever asks for the next one lets it go first."""
+
+    def __init__(self) -> None:
+        self.is_sent, self.has_ended = trio.Event(), trio.Event()
+
+
+async def _send(channel: Channel, message: Any) -> None:
     parts = channel.start_send(message)
     while parts:
         await trio.lowlevel.wait_writable(channel)
         parts = channel.continue_send(parts)
-    if here_seconds:
-        channel.wait_readable(here_seconds)
-    return await _receive(channel)
 
 
 async def _receive(channel: Channel) -> tuple[bool, Any]:

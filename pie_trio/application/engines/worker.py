@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import socket
 import sys
 import threading
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from pie_trio.application.engines.channel import Channel, ClosedError
 from pie_trio.application.engines.life import live_with
 from pie_trio.application.engines.messages import BatchReader, pack_error, pack_result
+from pie_trio.control.device_steps import DeviceSteps
 from pie_trio.errors import PieError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pie_trio.control.device_steps import StartedStep
     from pie_trio.engine_api import Engine
 
 __all__ = ["main"]
@@ -85,18 +88,31 @@ def _serve(steps: Channel, calls: Sequence[Channel]) -> None:
     for channel in calls:
         arguments = (_answer_calls, engine, channel, posted)
         threading.Thread(target=_until_closed, args=arguments, daemon=True).start()
-    reader = BatchReader()
+    reader, in_order = BatchReader(), DeviceSteps(engine)
+    started: queue.SimpleQueue[StartedStep] = queue.SimpleQueue()
+    if in_order.is_pipelined:
+        waiting = (_finish_steps, steps, started)
+        threading.Thread(target=_until_closed, args=waiting, daemon=True).start()
     while True:
         name, values, num_posted = steps.receive()
         posted.wait_for(num_posted)
-        if name == "execute":
-            steps.send(_outcome(_step, engine, reader, values))
-        else:
+        if name != "execute":  # no step is on its way
             steps.send(_outcome(_call, engine, name, values, {}))
+            continue
+        step = in_order.start(reader.read(values))
+        if in_order.is_pipelined:
+            started.put(step)
+        else:
+            steps.send(_outcome(_finish, step))
 
 
-def _step(engine: Engine, reader: BatchReader, message: Any) -> Any:
-    return pack_result(engine.execute(reader.read(message)))
+def _finish_steps(steps: Channel, started: queue.SimpleQueue[StartedStep]) -> None:
+    while True:
+        steps.send(_outcome(_finish, started.get()))
+
+
+def _finish(step: StartedStep) -> Any:
+    return pack_result(step.finish())
 
 
 def _load_adapters(

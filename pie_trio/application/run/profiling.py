@@ -225,7 +225,9 @@ class Profile(trio.abc.Instrument):
 
 
 class _TimedEngine:
-    """An engine whose steps are measured."""
+    """An engine whose steps are measured, each on its own."""
+
+    is_pipelined = False
 
     def __init__(self, engine: Engine, profile: Profile) -> None:
         self._engine, self._profile = engine, profile

@@ -29,6 +29,8 @@ PROMPT = [256, *b"abc"]
 GREEDY = (0.0, 0, 1.0, 0.0, 0, 0, None)
 COUNT = 20
 NUM_PAGES = 8
+STEP_BY_STEP = ControlConfig(goes_ahead=False)
+"""Where a test counts steps; tests/control/test_going_ahead.py has the others."""
 
 
 def start(
@@ -137,7 +139,10 @@ async def test_a_draw_depends_on_seed_and_position_alone() -> None:
 
 
 async def test_pages_take_no_memory_before_they_are_reached() -> None:
-    async with open_rig(gated=True) as rig, rig.open_client() as client:
+    async with (
+        open_rig(control=STEP_BY_STEP, gated=True) as rig,
+        rig.open_client() as client,
+    ):
         alloc(client)
         start(client)
         used = list[int]()
@@ -152,7 +157,7 @@ async def test_pages_take_no_memory_before_they_are_reached() -> None:
 
 async def test_a_stop_token_is_returned_and_not_run() -> None:
     expected = fake_continuation(PROMPT, COUNT)
-    async with open_rig() as rig, rig.open_client() as client:
+    async with open_rig(control=STEP_BY_STEP) as rig, rig.open_client() as client:
         alloc(client)
         start(client, stop_tokens=[expected[5]])
         at = expected.index(expected[5]) + 1
@@ -201,7 +206,10 @@ async def test_a_stream_waits_for_its_reader_alone() -> None:
 
 
 async def test_a_stopped_stream_gives_what_it_has() -> None:
-    async with open_rig(gated=True) as rig, rig.open_client() as client:
+    async with (
+        open_rig(control=STEP_BY_STEP, gated=True) as rig,
+        rig.open_client() as client,
+    ):
         alloc(client)
         start(client)
         for step in (1, 2):
@@ -247,7 +255,10 @@ async def test_commands_on_its_pages_wait_for_the_end() -> None:
 
 
 async def test_closing_frees_the_pages_for_who_waits() -> None:
-    async with open_rig(gated=True) as rig, rig.open_client() as client:
+    async with (
+        open_rig(control=STEP_BY_STEP, gated=True) as rig,
+        rig.open_client() as client,
+    ):
         alloc(client)
         start(client)
         await rig.gate.wait_started(1)
@@ -290,7 +301,10 @@ async def test_a_stream_that_outgrows_the_memory_fails() -> None:
 @pytest.mark.parametrize("is_paused", [False, True])
 async def test_a_fork_goes_on_by_itself(num_first: int, is_paused: bool) -> None:
     other = (1.0, 0, 1.0, 0.0, 3)
-    async with open_rig(gated=not is_paused) as rig, rig.open_client() as client:
+    async with (
+        open_rig(control=STEP_BY_STEP, gated=not is_paused) as rig,
+        rig.open_client() as client,
+    ):
         alloc(client)
         start(client, max_unread=num_first if is_paused else 1000)
         if is_paused:

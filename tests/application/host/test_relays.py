@@ -20,7 +20,14 @@ from pie_trio.errors import (
 )
 from pie_trio.inference.fake import fake_continuation
 from tests.application.host.clients import Client, open_rig
-from tests.application.host.test_decode import COUNT, PROMPT, alloc, read, start
+from tests.application.host.test_decode import (
+    COUNT,
+    PROMPT,
+    STEP_BY_STEP,
+    alloc,
+    read,
+    start,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +120,10 @@ async def test_a_stream_waits_for_a_client_that_does_not_read() -> None:
 async def test_a_relay_that_is_ended_gives_what_came_and_another_goes_on(
     is_cancelled: bool,
 ) -> None:
-    async with open_rig(gated=True) as rig, rig.open_client() as client:
+    async with (
+        open_rig(control=STEP_BY_STEP, gated=True) as rig,
+        rig.open_client() as client,
+    ):
         alloc(client)
         start(client)
         ticket = client.session.relay_stream(1, None)

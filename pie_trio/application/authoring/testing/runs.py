@@ -185,11 +185,14 @@ class Sandbox:
 
 
 def make_control(order: Order) -> ControlConfig:
-    """Return how batches are made: with a fake engine, in the loop's own thread."""
+    """Return how batches are made: with a fake engine, in the loop's own thread.
+
+    No step is ever one too many, so that what was used is the same in each run.
+    """
     is_virtual = all(engine.engine.info.name == "scripted" for engine in order.engines)
     if not is_virtual:
-        return ControlConfig()
-    return ControlConfig(policy=PATIENT, has_device_thread=False)
+        return ControlConfig(goes_ahead=False)
+    return ControlConfig(policy=PATIENT, has_device_thread=False, goes_ahead=False)
 
 
 @asynccontextmanager
