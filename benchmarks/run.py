@@ -34,6 +34,7 @@ BENCHMARKS = {
     "policies": "policies of batching (Table 5)",
     "scaling": "cost and memory by powers of two, until something gives",
     "traces": "requests as they came to real services: latency and goodput",
+    "quantization": "what int8 costs in quality; no timing",
 }
 SCRIPTS = {
     "calls": "what a host call costs (Fig. 10)",

@@ -37,6 +37,7 @@ from training.corpus.stream import Family
 from training.corpus.tasks import Task, make_task
 from training.export import load_model
 from training.generate import Generator
+from training.quantize import Int8Llama
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -277,8 +278,8 @@ def perplexities(
     return table
 
 
-def evaluate(model: Llama, tokenizer: Tokenizer, count: int) -> dict[str, Scores]:
-    """Return every score by group, each from about ``count`` held-out documents."""
+def score_tasks(model: Llama, tokenizer: Tokenizer, count: int) -> dict[str, Scores]:
+    """Return the scores of what the model does, by group, each from about ``count`` documents."""
     generator = Generator(model, tokenizer)
     tasks = tasks_for(count)
     groups: Mapping[str, Callable[[], Scores]] = {
@@ -299,6 +300,12 @@ def evaluate(model: Llama, tokenizer: Tokenizer, count: int) -> dict[str, Scores
     for name, score in groups.items():
         table[name] = score()
         logger.info("%s: %s", name, table[name])
+    return table
+
+
+def evaluate(model: Llama, tokenizer: Tokenizer, count: int) -> dict[str, Scores]:
+    """Return every score by group, each from about ``count`` held-out documents."""
+    table = score_tasks(model, tokenizer, count)
     for name, scores in perplexities(model, tokenizer, count).items():
         table[name] |= scores
     return table
@@ -329,15 +336,23 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="needed for a checkpoint")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--quantize", choices=["int8"], help="evaluate it in 8 bits, as `pie` has it"
+    )
     parser.add_argument("--card", type=Path, help="model card to update")
     parser.add_argument("--json", type=Path, help="write the scores here too")
     args = parser.parse_args()
+    if args.quantize is not None and args.card is not None:
+        parser.error("a card is of the model as it is: leave out --card or --quantize")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.from_file(
         str(args.tokenizer or args.model / "tokenizer.json")
     )
-    table = evaluate(load_model(args.model), tokenizer, args.count)
+    model = load_model(args.model)
+    if args.quantize is not None:
+        model = Int8Llama(model)
+    table = evaluate(model, tokenizer, args.count)
     sys.stdout.write(as_markdown(table) + "\n")
     if args.card is not None:
         update_card(args.card, table)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import builtins
 import pickle
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from pie_trio.engine_api import (
 from pie_trio.errors import EngineError, PieError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,10 +46,30 @@ __all__ = [
 MAX_SPECS = 4096
 """So many specs are remembered on both sides; then all are forgotten."""
 
-_LAYOUT = 5  # numbers that tell where in the joined array a forward is
-_INT32 = np.dtype(np.int32)
+MAX_JOINED_BYTES = 1 << 13
+"""Larger arrays of a result are not joined: to copy them costs more than to pickle each."""
+
+MAX_VIEWED_BYTES = 1 << 10
+"""Larger ones are copied out of the joined array: who keeps a row is not to keep all of them."""
+
+_LAYOUT = 6  # numbers that tell where in the joined array a forward is
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 _NO_INTEGERS: NDArray[np.int32] = np.empty(0, np.int32)
 _NO_FLOATS: NDArray[np.float32] = np.empty(0, np.float32)
+_NOTHING = (0,)  # the shape of what was not asked for
+_COLUMNS = (
+    *((attrgetter(name), _INT32) for name in ("token_ids", "top_ids")),
+    *(
+        (attrgetter(name), _FLOAT32)
+        for name in ("top_probs", "logprobs", "entropy", "logits", "hidden")
+    ),
+)
+"""How the arrays of an output are read, in their order, and of what type they are."""
+
+_copy = methodcaller("copy")
+
+_Groups = dict[tuple[Any, ...], tuple[int, list[OutputResult]]]
+"""Outputs by their shapes, and a number for each group, in its order."""
 
 
 class BatchWriter:
@@ -85,6 +106,7 @@ class BatchWriter:
                 len(positions),
                 len(page_ids),
                 forward.kv_len,
+                forward.follows,
                 self._number(forward.outputs),
             )
             mask, input_slots = forward.mask, forward.input_slots
@@ -134,7 +156,7 @@ class BatchReader:
         start = 0
         forwards: list[ForwardRequest] = []
         for index in range(0, len(layout), _LAYOUT):
-            num_tokens, num_positions, num_pages, kv_len, spec = layout[
+            num_tokens, num_positions, num_pages, kv_len, follows, spec = layout[
                 index : index + _LAYOUT
             ]
             middle = start + num_tokens
@@ -148,6 +170,7 @@ class BatchReader:
                     kv_len,
                     None,
                     self._specs[spec],
+                    follows=follows,
                 )
             )
             start = end
@@ -163,25 +186,28 @@ class BatchReader:
 def pack_result(result: BatchResult) -> Any:
     """Return plain values of which :func:`unpack_result` makes the result."""
     tokens: list[NDArray[np.int32]] = []
-    forwards = [_pack_request(found, tokens) for found in result.forwards]
-    projections = [_pack_request(found, tokens) for found in result.projections]
+    groups: _Groups = {}
+    forwards = [_pack_request(found, tokens, groups) for found in result.forwards]
+    projections = [_pack_request(found, tokens, groups) for found in result.projections]
     joined = np.concatenate(tokens) if tokens else _NO_INTEGERS
     lengths = [len(found) for found in tokens]
-    return forwards, projections, joined.tobytes(), lengths
+    packed = [_pack_group(key, outputs) for key, (_, outputs) in groups.items()]
+    return forwards, projections, joined.tobytes(), lengths, packed
 
 
 def unpack_result(message: Any) -> BatchResult:
     """Return the result; its arrays can be written to."""
-    forwards, projections, joined, lengths = message
+    forwards, projections, joined, lengths, packed = message
     numbers = np.frombuffer(bytearray(joined), np.int32)
     if len(lengths) == lengths.count(1):  # one token each, as most have
         tokens = iter(numbers.reshape(-1, 1))
     else:
         bounds = pairwise(accumulate(lengths, initial=0))
         tokens = iter([numbers[start:end] for start, end in bounds])
+    groups = [_unpack_group(*group) for group in packed]
     return BatchResult(
-        tuple([_unpack_request(found, tokens) for found in forwards]),
-        tuple([_unpack_request(found, tokens) for found in projections]),
+        tuple([_unpack_request(found, tokens, groups) for found in forwards]),
+        tuple([_unpack_request(found, tokens, groups) for found in projections]),
     )
 
 
@@ -225,19 +251,29 @@ def _spec_values(spec: OutputSpec) -> tuple[Any, ...]:
 
 
 def _pack_request(
-    found: RequestResult | EngineError, tokens: list[NDArray[np.int32]]
+    found: RequestResult | EngineError,
+    tokens: list[NDArray[np.int32]],
+    groups: _Groups,
 ) -> Any:
-    """Return None where there is one output with tokens only, the most frequent one."""
+    """Return None where there is one output with tokens only, the most frequent one.
+
+    Others are put into groups of equal shapes. Of one output the group's number is returned, of
+    several a list of them: what is meant is the next one of the group.
+    """
     if isinstance(found, EngineError):
         return pack_error(found)
-    if len(found) == 1 and _has_tokens_only(found[0]):
+    if len(found) != 1:
+        return [_add(output, groups) for output in found]
+    if _has_tokens_only(found[0]):
         tokens.append(found[0].token_ids)
         return None
-    return [_output_values(output) for output in found]
+    return _add(found[0], groups)
 
 
 def _unpack_request(
-    packed: Any, tokens: Iterator[NDArray[np.int32]]
+    packed: Any,
+    tokens: Iterator[NDArray[np.int32]],
+    groups: Sequence[Iterator[OutputResult]],
 ) -> RequestResult | EngineError:
     if packed is None:
         nothing = _NO_FLOATS
@@ -252,53 +288,88 @@ def _unpack_request(
                 nothing,
             ),
         )
+    if isinstance(packed, int):
+        return (next(groups[packed]),)
     if isinstance(packed, tuple):
         error = unpack_error(packed)  # pyright: ignore[reportUnknownArgumentType]
         assert isinstance(error, EngineError), "no other takes the place of a result"
         return error
-    return tuple([_read_output(values) for values in packed])
+    numbers: list[int] = packed
+    return tuple([next(groups[number]) for number in numbers])
 
 
 def _has_tokens_only(output: OutputResult) -> bool:
+    shapes_are_nothing = (
+        output.top_ids.shape
+        == output.top_probs.shape
+        == output.logprobs.shape
+        == output.entropy.shape
+        == output.logits.shape
+        == output.hidden.shape
+        == _NOTHING
+    )
     return (
-        not output.has_ended
+        shapes_are_nothing
+        and not output.has_ended
         and output.token_ids.ndim == 1
         and output.token_ids.dtype == _INT32
-        and _is_nothing(output.top_ids)
-        and _is_nothing(output.top_probs)
-        and _is_nothing(output.logprobs)
-        and _is_nothing(output.entropy)
-        and _is_nothing(output.logits)
-        and _is_nothing(output.hidden)
     )
 
 
-def _is_nothing(array: NDArray[Any]) -> bool:
-    return array.shape == (0,)
-
-
-def _output_values(output: OutputResult) -> Sequence[Any]:
-    arrays = (
-        output.token_ids,
-        output.top_ids,
-        output.top_probs,
-        output.logprobs,
-        output.entropy,
-        output.logits,
-        output.hidden,
+def _add(output: OutputResult, groups: _Groups) -> int:
+    """Put an output to those of its shapes, and return their number."""
+    key = (
+        output.token_ids.shape,
+        output.top_ids.shape,
+        output.top_probs.shape,
+        output.logprobs.shape,
+        output.entropy.shape,
+        output.logits.shape,
+        output.hidden.shape,
+        output.has_ended,
     )
-    kept = [None if _is_nothing(array) else array for array in arrays]
-    return [*kept, output.has_ended]
+    group = groups.get(key)
+    if group is None:
+        group = groups[key] = (len(groups), [])
+    group[1].append(output)
+    return group[0]
 
 
-def _read_output(values: Sequence[Any]) -> OutputResult:
-    *arrays, has_ended = values
-    kinds: tuple[Any, ...] = (_NO_INTEGERS, _NO_INTEGERS, *[_NO_FLOATS] * 5)
-    found: list[Any] = [
-        nothing if array is None else array
-        for array, nothing in zip(arrays, kinds, strict=True)
+def _pack_group(key: tuple[Any, ...], outputs: Sequence[OutputResult]) -> Any:
+    """Return how many there are, their shapes, whether they have ended, and all arrays by kind."""
+    *shapes, has_ended = key
+    columns = [
+        None
+        if shape == _NOTHING
+        else _join([read(output) for output in outputs], dtype)
+        for shape, (read, dtype) in zip(shapes, _COLUMNS, strict=True)
     ]
-    ids, top_ids, top_probs, logprobs, entropy, logits, hidden = found
-    return OutputResult(
-        ids, top_ids, top_probs, logprobs, entropy, logits, hidden, has_ended
-    )
+    return len(outputs), shapes, has_ended, columns
+
+
+def _join(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> Any:
+    """Return the bytes of arrays of one shape; those that cannot be joined as they are."""
+    if arrays[0].nbytes > MAX_JOINED_BYTES:
+        return arrays
+    try:
+        return np.concatenate(arrays, dtype=dtype, casting="no").tobytes()
+    except (TypeError, ValueError):  # of another type, or without a dimension
+        return arrays
+
+
+def _unpack_group(
+    count: int, shapes: Sequence[Any], has_ended: bool, columns: Sequence[Any]
+) -> Iterator[OutputResult]:
+    """Return the outputs of a group; their arrays are views of one for each kind, if small."""
+    arrays: list[Iterable[Any]] = []
+    for shape, packed, (_, dtype) in zip(shapes, columns, _COLUMNS, strict=True):
+        if packed is None:
+            nothing: NDArray[Any] = _NO_INTEGERS if dtype == _INT32 else _NO_FLOATS
+            arrays.append(repeat(nothing))
+        elif isinstance(packed, list):
+            arrays.append(packed)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            rows = np.frombuffer(bytearray(packed), dtype).reshape(count, *shape)
+            is_large = count > 1 and len(packed) > count * MAX_VIEWED_BYTES
+            arrays.append(map(_copy, rows) if is_large else rows)
+    return map(OutputResult, *arrays, repeat(has_ended, count))
