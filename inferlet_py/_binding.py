@@ -114,7 +114,7 @@ def _as_host_error(
     error: Any, method: Callable[..., Any], args: Sequence[Any]
 ) -> HostError:
     code = error.value.code.name.lower().replace("_", "-")
-    found = make_host_error(code, error.value.message)
+    found = make_host_error(code, error.value.message, method.__name__)
     given = _by_name(method, args)
     found.call = method.__name__
     found.queue, found.ticket = given.get("queue"), given.get("ticket")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from inferlet_py._checks import check_int, check_texts, check_tokens
 from inferlet_py._closing import AsyncCloses, Closes
 from inferlet_py._distribution import Distribution
-from inferlet_py._errors import CommandCancelledError, HostError
+from inferlet_py._errors import CommandCancelledError, ExportLostError, HostError
 from inferlet_py._flushes import Flush
 from inferlet_py._following import LastForward, SamplerMemory, follow, take_result
 from inferlet_py._generation import Generation, GenerationSource
@@ -22,6 +22,7 @@ from inferlet_py._sharing import (
     import_prefix,
     pack_tokens,
     page_names,
+    runs_of,
     unpack_tokens,
 )
 from inferlet_py._streams import HostStream
@@ -388,13 +389,15 @@ class Context(AsyncCloses, Closes):
 
         Args:
             name: Replaces an export of the same owner.
-            persistent: It outlives the program, but may be dropped when pages are short.
+            persistent: It outlives the program, but may be dropped when pages are short. What is
+                known of it outlives a server too, but not its pages.
             permission: Who may import: the owner's programs, everybody (needs the grant
                 ``publish``), or the programs of these users.
             seconds_to_live: When it is dropped.
 
         Raises:
             ValueError: The context has fewer than two tokens.
+            FailedError: It is persistent, and the server's disk is full or locked.
         """
         self._check_open()
         if len(self.token_ids) < 2:
@@ -418,15 +421,20 @@ class Context(AsyncCloses, Closes):
         )
 
     @classmethod
-    def from_export(cls, name: str, model: str = "") -> Context:
+    def from_export(
+        cls, name: str, model: str = "", *, refill: bool = False
+    ) -> Context:
         """Return a context with the tokens, the pages and the adapter of an exported one.
 
         Args:
             name: Of this program's owner, or ``owner/name``.
             model: The model that it was exported on.
+            refill: Where its pages are gone with an engine or the server, compute its tokens
+                again. Whoever exports the context then gives others their pages back.
 
         Raises:
             NotFoundError: There is none, or it may not be imported.
+            ExportLostError: Its pages are gone, and are not to be filled again.
             BadArgumentError: The export holds no context.
         """
         context = cls(model)
@@ -435,13 +443,20 @@ class Context(AsyncCloses, Closes):
         found = unpack_tokens(name, info.metadata)
         token_ids, num_written, hidden, adapter, dropped = found
         numbers = context._model.new_page_numbers(info.num_pages)
-        get_host().import_kvpage(queue, name, numbers)
-        context.token_ids, context._num_written = token_ids, num_written
+        context.token_ids, context._adapter = token_ids, adapter
+        try:
+            get_host().import_kvpage(queue, name, numbers)
+        except ExportLostError:
+            if not refill:
+                raise
+            for start, end in runs_of(hidden):
+                context.mask(start, end)
+            return context
+        context._num_written = num_written
         context._pages, context._hidden = numbers, frozenset(hidden)
         for index in dropped:  # ascending
             context._pages.insert(index, 0)
         context._dropped_to = behind_dropped(context._pages) * context._page_size
-        context._adapter = adapter
         return context
 
     def truncate(self, length: int) -> None:

@@ -10,6 +10,7 @@ __all__ = [
     "CommandCancelledError",
     "EngineFailedError",
     "EngineLostError",
+    "ExportLostError",
     "FailedError",
     "ForbiddenError",
     "HostError",
@@ -130,6 +131,13 @@ class EngineLostError(EngineFailedError):
     code = "engine-lost"
 
 
+class ExportLostError(EngineLostError, NotFoundError):
+    """An export is known, but its pages are gone with an engine or the server: export it again.
+
+    Whoever makes what it does not find needs no more than ``NotFoundError``, which this is too.
+    """
+
+
 _BY_CODE: dict[str, type[HostError]] = {
     kind.code: kind
     for kind in (
@@ -151,6 +159,8 @@ _BY_CODE: dict[str, type[HostError]] = {
 }
 
 
-def make_host_error(code: str, message: str) -> HostError:
-    """Return the error that stands for a WIT error code."""
+def make_host_error(code: str, message: str, call: str = "") -> HostError:
+    """Return the error that stands for a WIT error code, where ``call`` has failed with it."""
+    if call == "import_kvpage" and code == EngineLostError.code:
+        return ExportLostError(message)
     return _BY_CODE.get(code, HostError)(message)

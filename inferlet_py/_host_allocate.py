@@ -40,6 +40,7 @@ class ExportInfo:
 
     Attributes:
         name: Under which this inferlet imports it.
+        num_pages: 0 where they are gone with an engine or the server.
         metadata: As given by whoever exported it.
         expires_in: Seconds; None if it stays.
     """

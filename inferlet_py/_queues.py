@@ -465,11 +465,15 @@ class Queue(Closes):
         Args:
             pages: They stay this program's own too.
             name: Replaces an export of the same owner.
-            persistent: It outlives the program, but may be dropped when pages are short.
+            persistent: It outlives the program, but may be dropped when pages are short. What is
+                known of it outlives a server too, but not its pages.
             permission: Who may import: the owner's programs, everybody (needs the grant
                 ``publish``), or the programs of these users.
             seconds_to_live: When it is dropped.
             metadata: What importers shall know.
+
+        Raises:
+            FailedError: It is persistent, and the server's disk is full or locked.
         """
         allowed = permission if isinstance(permission, str) else list(permission)
         get_host().export_kvpage(
@@ -494,6 +498,8 @@ class Queue(Closes):
 
         Raises:
             NotFoundError: There is none, or it may not be imported.
+            ExportLostError: Its pages are gone with an engine or the server; ``get_export``
+                still has its metadata.
         """
         numbers = self.model.new_page_numbers(self.get_export(name).num_pages)
         get_host().import_kvpage(self.number, name, numbers)

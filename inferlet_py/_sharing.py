@@ -24,6 +24,7 @@ __all__ = [
     "import_prefix",
     "pack_tokens",
     "page_names",
+    "runs_of",
     "unpack_tokens",
 ]
 
@@ -75,6 +76,17 @@ def unpack_tokens(
             f"the export {name!r} holds pages, but no context: export it with "
             "Context.export(), or import its pages with a Queue"
         ) from None
+
+
+def runs_of(slots: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the runs of adjacent slots, ascending: the first of each and what is behind it."""
+    runs = list[tuple[int, int]]()
+    for slot in sorted(slots):
+        if runs and runs[-1][1] == slot:
+            runs[-1] = runs[-1][0], slot + 1
+        else:
+            runs.append((slot, slot + 1))
+    return runs
 
 
 def page_names(

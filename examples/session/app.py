@@ -18,9 +18,12 @@ TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def come_back(name: str) -> Context:
-    """Return the context of a conversation; an empty one if there is none of that name."""
+    """Return the context of a conversation; an empty one if there is none of that name.
+
+    What was said is computed again where the server was started again since.
+    """
     try:
-        return Context.from_export(f"session/{name}")
+        return Context.from_export(f"session/{name}", refill=True)
     except NotFoundError:
         return Context()
 

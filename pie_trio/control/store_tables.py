@@ -1,44 +1,46 @@
-"""The rows of the store, its limits, and what SQLite's errors mean. Plain synchronous code."""
+"""The rows of the store, and its limits. Plain synchronous code."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pie_trio.errors import BadArgumentError, ConfigError, LimitError, StoreError
+from pie_trio.control.sqlite_files import (
+    LOCKED_SECONDS,
+    FileKind,
+    is_locked,
+    open_database,
+    reason_of,
+    transaction,
+)
+from pie_trio.errors import BadArgumentError, LimitError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    import sqlite3
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 __all__ = ["LOCKED_SECONDS", "StoreLimits", "StoreTables", "is_locked", "open_tables"]
 
-APPLICATION_ID: Final = 0x50696554
-"""Of the file's header: "PieT"."""
-SCHEMA_VERSION: Final = 1
-
-LOCKED_SECONDS = 5.0
-"""How long to wait for another process that has the file locked."""
-RETRY_SECONDS = 0.01
-"""Where SQLite does not wait by itself."""
-
 # Keys are bytes: those of UTF-8 sort as the characters do, a prefix is a range of them, and
 # NUL is nothing special. The usage of an owner is kept, so that a limit costs no scan.
-SCHEMA = f"""
-BEGIN IMMEDIATE;
+KIND: Final = FileKind(
+    noun="the store",
+    application_id=0x50696554,  # "PieT"
+    version=1,
+    tables="""
 CREATE TABLE entries (owner TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL);
 CREATE UNIQUE INDEX entries_by_key ON entries (owner, key);
 CREATE TABLE usage (
     owner TEXT PRIMARY KEY, num_keys INTEGER NOT NULL, num_bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
+""",
+    probes=(
+        "SELECT owner, key, value FROM entries LIMIT 1",
+        "SELECT owner, num_keys, num_bytes FROM usage LIMIT 1",
+    ),
+    remedy="name a new file",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +75,9 @@ class StoreTables:
         """Close the file, with everything in its one place."""
         self._connection.close()
 
-    @contextmanager
-    def transaction(self, *, is_write: bool) -> Generator[None]:
+    def transaction(self, *, is_write: bool) -> AbstractContextManager[None]:
         """Commit what the block does, durably; nothing of it if the block raises."""
-        self._connection.execute("BEGIN IMMEDIATE" if is_write else "BEGIN")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:  # some errors have rolled back already
-                self._connection.execute("ROLLBACK")
-            raise
+        return transaction(self._connection, is_write=is_write)
 
     def get(self, owner: str, key: str) -> bytes | None:
         """Return the value of a key, None if there is none."""
@@ -163,7 +157,7 @@ class StoreTables:
 
     def explain(self, error: sqlite3.Error) -> StoreError:
         """Return what to tell an inferlet. It does not name the file, which is not its own."""
-        return StoreError(f"the store failed: {_reason(error)}")
+        return StoreError(f"the store failed: {reason_of(error)}")
 
     def _stored_bytes(self, owner: str, key: bytes) -> int | None:
         row = self._connection.execute(
@@ -208,121 +202,15 @@ def open_tables(
         ConfigError: The file cannot be opened or made, is damaged, is locked, or is none of
             ours.
     """
-    name = str(path) if path else ":memory:"
-    if path:
-        _make_private(path)
-    try:
-        connection = sqlite3.connect(
-            name,
-            timeout=locked_seconds,
-            isolation_level=None,  # we say BEGIN and COMMIT ourselves
-            check_same_thread=False,  # the limiter of the store sees to that
-        )
-    except sqlite3.Error as error:
-        raise ConfigError(f"cannot open the store {name}: {_reason(error)}") from error
-    try:
-        _prepare_patiently(connection, name, limits, locked_seconds=locked_seconds)
-    except sqlite3.Error as error:
-        connection.close()
-        raise ConfigError(f"cannot use the store {name}: {_reason(error)}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return StoreTables(connection, name=name, limits=limits)
-
-
-def _make_private(path: Path) -> None:
-    """Make the file with mode 0600; SQLite gives the files beside it the same mode.
-
-    A file that is there is not opened: closing it would end the locks of other connections
-    of this process (https://www.sqlite.org/howtocorrupt.html, section 2.2).
-    """
-    try:
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            if not path.is_file():
-                raise
-            path.chmod(0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot open the store {path}: {error.strerror}: name a file that you may "
-            "write, in a directory that is there"
-        ) from error
-
-
-def _prepare_patiently(
-    connection: sqlite3.Connection,
-    name: str,
-    limits: StoreLimits,
-    *,
-    locked_seconds: float,
-) -> None:
-    """Prepare a connection while others prepare theirs.
-
-    SQLite does not wait by itself for who changes the journal's mode, as all who open a new
-    file at once do.
-    """
-    deadline = time.monotonic() + locked_seconds
-    while True:
-        try:
-            _prepare(connection, name, limits)
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if not is_locked(error) or time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(RETRY_SECONDS)
-
-
-def _prepare(connection: sqlite3.Connection, name: str, limits: StoreLimits) -> None:
-    """Set up a connection, and the tables in an empty file."""
-    # In this order: another process may be making the tables, all of it in one transaction.
-    is_empty = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[
-        0
-    ]
-    found_id, found_version = (
-        int(connection.execute(f"PRAGMA {what}").fetchone()[0])
-        for what in ("application_id", "user_version")
+    connection = open_database(
+        path,
+        KIND,
+        max_file_bytes=limits.max_file_bytes,
+        locked_seconds=locked_seconds,
     )
-    if not is_empty and found_id != APPLICATION_ID:
-        raise ConfigError(
-            f"{name} is a database of another application: name a new file for the store"
-        )
-    if found_version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"the store {name} was written by a newer Pie: use that one, or name a new file"
-        )
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode not in ("wal", "memory"):
-        raise ConfigError(
-            f"cannot use the store {name}: its file system has no shared memory: name a "
-            "file on a local disk"
-        )
-    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
-    if limits.max_file_bytes is not None:
-        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-        max_pages = max(1, limits.max_file_bytes // page_bytes)
-        connection.execute(f"PRAGMA max_page_count = {max_pages}")
-    if is_empty:
-        _make_tables(connection)
-    connection.execute("SELECT owner, key, value FROM entries LIMIT 1").fetchone()
-    connection.execute(
-        "SELECT owner, num_keys, num_bytes FROM usage LIMIT 1"
-    ).fetchone()
-
-
-def _make_tables(connection: sqlite3.Connection) -> None:
-    try:
-        connection.executescript(SCHEMA)
-    except sqlite3.OperationalError:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        # Another process may have been faster; then the tables are there.
-        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            raise
+    return StoreTables(
+        connection, name=str(path) if path else ":memory:", limits=limits
+    )
 
 
 def _encode(text: str) -> bytes:
@@ -337,39 +225,3 @@ def _encode(text: str) -> bytes:
 def _after_prefix(prefix: bytes) -> bytes:
     """Return the first key after all that begin with a prefix of UTF-8, which has no 0xFF."""
     return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else b"\xff"
-
-
-def is_locked(error: sqlite3.Error) -> bool:
-    """Say whether another process has the file locked, which was waited for already."""
-    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's code without its details; errors of Python's module have none."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return code & 0xFF
-
-
-def _reason(error: sqlite3.Error) -> str:
-    """Say what went wrong and what to do about it."""
-    match _primary_code(error):
-        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return (
-                "it is damaged, or no database: restore a copy, or move it away and a new "
-                "one is made"
-            )
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return (
-                "another process has it locked for too long: end that one, or use another "
-                "file"
-            )
-        case sqlite3.SQLITE_FULL:
-            return "it is full: free space on its disk, delete keys, or raise its limit"
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-            return (
-                "it may not be written: check the mode and the owner of its directory"
-            )
-        case sqlite3.SQLITE_IOERR:
-            return f"its disk failed ({error}): check that it is there and not full"
-        case _:
-            return str(error)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_trio.control import exports
+from pie_trio.control import export_limits
 from pie_trio.control.exports import Export, ExportIndex, Permission
 from pie_trio.control.pages import PagePool
 
@@ -39,7 +39,7 @@ def make_export(
 def test_exports_whose_time_is_over_do_not_count_towards_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exports, "MAX_EXPORTS_OF_OWNER", 1)
+    monkeypatch.setattr(export_limits, "MAX_EXPORTS_OF_OWNER", 1)
     pool, now = PagePool(num_pages=1, page_size=2), 0.0
     index = ExportIndex(pool, lambda: now)
     page = pool.allocate()
@@ -82,7 +82,7 @@ def test_an_owner_with_too_many_loses_those_that_nobody_has_used_for_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prefixes that programs share are exported for ever, and new ones are worth more."""
-    monkeypatch.setattr(exports, "MAX_EXPORTS_OF_OWNER", 16)
+    monkeypatch.setattr(export_limits, "MAX_EXPORTS_OF_OWNER", 16)
     pool, now = PagePool(num_pages=64, page_size=2), 0.0
     index = ExportIndex(pool, lambda: now)
     for number in range(16):

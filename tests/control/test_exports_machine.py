@@ -13,10 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from pie_trio.control import exports
+from pie_trio.control import export_limits
 from pie_trio.control.exports import Export, ExportIndex, Permission
 from pie_trio.control.pages import UNBOUND, PagePool
-from pie_trio.errors import BadArgumentError, LimitError, NotFoundError
+from pie_trio.errors import (
+    BadArgumentError,
+    ExportLostError,
+    LimitError,
+    NotFoundError,
+)
 from tests.control.machines import CountedMachine
 
 if TYPE_CHECKING:
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 NUM_PAGES, PAGE_SIZE = 8, 2
 INSTANCES = {"ann-1": "ann", "ann-2": "ann", "bob-1": "bob", "cid-1": "cid"}
 OWNERS = sorted(set(INSTANCES.values()))
-NAMES = ["x", "y", "bob/x"]
+NAMES = ["x", "y", "bob/x", "prefix/x"]
 MAX_EXPORTS, MAX_METADATA = 2, 20
 """Of an owner, here: the real limits would take long to reach."""
 
@@ -68,6 +73,15 @@ class Kept:
     instance: str
     used_at: float
     num_imports: int = 0
+    loss: str = ""
+    num_lost: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.owner, self.name
+
+    def lose(self, reason: str) -> None:
+        self.loss, self.num_lost, self.pages = reason, len(self.pages), []
 
     def is_for(self, owner: str) -> bool:
         if owner == self.owner or self.permission.is_published:
@@ -84,6 +98,12 @@ class Plain:
         default_factory=lambda: {instance: [] for instance in INSTANCES}
     )
     pins: list[int] = field(default_factory=list)
+    coming: list[tuple[Kept, Export]] = field(default_factory=list)
+
+    def all_of(self, owner: str) -> list[Kept]:
+        """Return what counts for an owner, with what is not there yet."""
+        every = [*self.kept.values(), *(kept for kept, _ in self.coming)]
+        return [kept for kept in every if kept.owner == owner]
 
     def expire(self, now: float) -> None:
         for key, kept in list(self.kept.items()):
@@ -101,6 +121,7 @@ class Plain:
         return Counter(
             [page for pages in self.handles.values() for page in pages]
             + [page for kept in self.kept.values() for page in kept.pages]
+            + [page for kept, _ in self.coming for page in kept.pages]
         )
 
     def idle(self) -> list[Kept]:
@@ -112,6 +133,7 @@ class Plain:
         used = {
             *self.pins,
             *(page for pages in self.handles.values() for page in pages),
+            *(page for kept, _ in self.coming for page in kept.pages),
         }
         idle = list(self.kept.values())
         while True:
@@ -125,7 +147,7 @@ class Plain:
     def make_room(self, owner: str) -> None:
         """Drop the least recently used export that can go, of an owner who has too many."""
         idle = [kept for kept in self.idle() if kept.owner == owner]
-        if sum(key[0] == owner for key in self.kept) >= MAX_EXPORTS and idle:
+        if len(self.all_of(owner)) >= MAX_EXPORTS and idle:
             del self.kept[idle[0].owner, idle[0].name]
 
 
@@ -139,7 +161,7 @@ class ExportMachine(CountedMachine):
     def __init__(self) -> None:
         super().__init__()
         self.limits = patch.multiple(
-            exports,
+            export_limits,
             MAX_EXPORTS_OF_OWNER=MAX_EXPORTS,
             MAX_METADATA_BYTES_OF_OWNER=MAX_METADATA,
         )
@@ -148,6 +170,7 @@ class ExportMachine(CountedMachine):
         self.pool = PagePool(num_pages=NUM_PAGES, page_size=PAGE_SIZE)
         self.index = ExportIndex(self.pool, lambda: self.now)
         self.plain = Plain()
+        self.num_losses = 0
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds + 0.001  # no two are used at the same time
@@ -194,7 +217,7 @@ class ExportMachine(CountedMachine):
         page = self.plain.pins.pop(pick % len(self.plain.pins))
         self.pool.unpin(np.array([page], np.int32))
 
-    @precondition(lambda self: self.plain.kept)
+    @precondition(lambda self: self.index.pages)
     @rule(pick=INDEX)
     def swap_out(self, pick: int) -> None:
         """Move a page of an export to host memory, if it is on the device and not in use."""
@@ -214,6 +237,7 @@ class ExportMachine(CountedMachine):
         seconds_to_live=st.none() | st.none() | st.sampled_from([1.0, 3.0]),
         num_bytes=st.sampled_from([0, 0, 6, 15]),
         seconds=SECONDS,
+        is_recorded=st.sampled_from([False, False, True]),
     )
     def export(
         self,
@@ -225,7 +249,9 @@ class ExportMachine(CountedMachine):
         seconds_to_live: float | None,
         num_bytes: int,
         seconds: float,
+        is_recorded: bool = False,
     ) -> None:
+        """Export pages; one that is to be recorded is there later, or never."""
         self.pass_time(seconds)
         if not self.plain.handles[instance]:
             self.allocate_pages(instance, 2, is_written=True)
@@ -244,19 +270,54 @@ class ExportMachine(CountedMachine):
         self.plain.expire(self.now)
         if (kept.owner, name) not in self.plain.kept:
             self.plain.make_room(kept.owner)
-        others = [
-            other
-            for other in self.plain.kept.values()
-            if other.owner == kept.owner and other.name != name
-        ]
+        replaced = self.plain.kept.get(kept.key)
+        others = [k for k in self.plain.all_of(kept.owner) if k is not replaced]
         num_all = num_bytes + sum(len(other.metadata) for other in others)
         if len(others) >= MAX_EXPORTS or num_all > MAX_METADATA:
             with pytest.raises(LimitError):
                 self.index.add(export_of(kept))
-            return
-        self.index.add(export_of(kept))
-        self.plain.kept.pop((kept.owner, name), None)
-        self.plain.kept[kept.owner, name] = kept
+        elif is_recorded:
+            export = export_of(kept)
+            self.index.admit(export)
+            self.plain.coming.append((kept, export))
+        else:
+            self.index.add(export_of(kept))
+            self.note_added(kept, self.pool.lost)
+
+    @precondition(lambda self: self.plain.coming)
+    @rule(is_recorded=st.sampled_from([True, True, False]))
+    def settle(self, is_recorded: bool) -> None:
+        """Let the disk have the first of those that are on their way, or not."""
+        kept, export = self.plain.coming.pop(0)
+        lost = set(self.pool.lost)  # before pages that nobody holds are free again
+        if is_recorded:
+            self.index.adopt(export)
+            self.note_added(kept, lost)
+        else:
+            self.index.turn_down(export)
+
+    def note_added(self, kept: Kept, lost: set[int]) -> None:
+        self.plain.kept.pop(kept.key, None)
+        self.plain.kept[kept.key] = kept
+        self.note_lost([kept], lost)
+
+    @precondition(lambda self: self.plain.kept and not self.plain.pins)
+    @rule()
+    def lose_engine(self) -> None:
+        """Everything on the device is gone; exports stay, but for those that are a cache."""
+        on_device = [p for p in self.plain.owners() if self.pool.physical[p] >= 0]
+        self.pool.positions[on_device, 0] = 0  # they were written
+        self.num_losses += 1
+        self.pool.lose_device()
+        self.index.lose(f"for the {self.num_losses}. time")
+        self.note_lost(list(self.plain.kept.values()), set(on_device))
+
+    def note_lost(self, several: list[Kept], lost: set[int]) -> None:
+        for kept in several:
+            if not lost.isdisjoint(kept.pages):
+                kept.lose(f"for the {self.num_losses}. time")
+                if kept.name.startswith("prefix/") and not kept.metadata:
+                    del self.plain.kept[kept.key]
 
     @rule(
         instance=INSTANCE,
@@ -314,12 +375,18 @@ class ExportMachine(CountedMachine):
         if kept is None:
             with pytest.raises(NotFoundError):
                 self.index.take(owner, name, 1)
+        elif kept.loss:
+            with pytest.raises(ExportLostError) as found:
+                self.index.take(owner, name, extra)
+            error = found.value
+            assert (error.owner, error.name, error.reason) == (*kept.key, kept.loss)
+            assert error.num_pages == kept.num_lost
         elif extra:
             with pytest.raises(BadArgumentError):
                 self.index.take(owner, name, len(kept.pages) + extra)
         else:
-            found = self.index.take(owner, name, len(kept.pages))
-            assert found.pages == kept.pages
+            taken = self.index.take(owner, name, len(kept.pages))
+            assert taken.pages == kept.pages
             kept.num_imports += 1
             kept.used_at = self.now
             self.plain.handles[instance] += kept.pages
@@ -419,6 +486,8 @@ class ExportMachine(CountedMachine):
     def teardown(self) -> None:
         self.limits.stop()
         self.index.clear()
+        for _, export in self.plain.coming:
+            self.index.turn_down(export)
         for page in self.plain.pins:
             self.pool.unpin(np.array([page], np.int32))
         for page in [page for pages in self.plain.handles.values() for page in pages]:
@@ -433,6 +502,8 @@ def export_of(kept: Kept) -> Export:
         name=kept.name,
         pages=list(kept.pages),
         hidden=[None] * len(kept.pages),
+        loss=kept.loss,
+        num_lost=kept.num_lost,
         permission=kept.permission,
         is_persistent=kept.is_persistent,
         expires_at=kept.expires_at,

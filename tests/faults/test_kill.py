@@ -30,9 +30,20 @@ PROGRAMS = {
         "",
         "async with Context() as context:\n"
         "        await context.fill('hello')\n"
-        "        context.export('mine', persistent=True)",
+        "        context.export('mine', persistent=True)\n"
+        "        context.export('bobs', persistent=True, permission=['bob'])\n"
+        "        context.export('brief', persistent=True, seconds_to_live=1e-3)\n"
+        "        context.export('ends')",
     ),
-    "imports": PROGRAM.format("", "Context.from_export('mine')"),
+    "imports": PROGRAM.format(
+        "name: str, refill: bool = False",
+        "context = Context.from_export(name, refill=refill)\n"
+        "    if refill: context.export(name, persistent=True)\n"
+        "    return len(context)",
+    ),
+    "lists": PROGRAM.format(
+        "", "return [[e.name, e.num_pages] for e in Queue().list_exports()]"
+    ),
     "waits": PROGRAM.format("", "await receive()"),
 }
 
@@ -126,7 +137,7 @@ async def test_after_any_end_programs_keys_and_the_store_are_there(
             with serving(data) as (process, url):
                 if writer.programs:
                     await writer.check(url)
-                    await check_export_is_gone(url, text)
+                    await check_export_is_empty(url, text)
                 await deploy(url, text)
 
                 def end(number: int = number, pid: int = process.pid) -> None:
@@ -142,20 +153,59 @@ async def test_after_any_end_programs_keys_and_the_store_are_there(
                     await client.programs()
 
 
-async def deploy(url: str, key: str) -> None:
-    """Send all programs, and let one make an export."""
+async def deploy(url: str, key: str, *, exports: bool = True) -> None:
+    """Send all programs, and let one make exports."""
     async with Client(url, key) as client:
         for name, program in PROGRAMS.items():
             await client.deploy(program.encode(), name)
-        await client.call("exports")
-        await client.call("imports")
+        if exports:
+            await client.call("exports")
+            await client.call("imports", name="mine")
 
 
-async def check_export_is_gone(url: str, key: str) -> None:
-    """Whoever imports what a server had that was killed is told so."""
+async def check_export_is_empty(url: str, key: str) -> None:
+    """Whoever imports what a server had that was killed is told so, and can make it again."""
     async with Client(url, key) as client:
-        with pytest.raises(ProgramFailedError, match="no export 'mine'"):
-            await client.call("imports")
+        assert await client.call("lists") == [["bobs", 0], ["mine", 0]]
+        told = "ExportLostError.*'mine' that ann made .* is empty.*started again"
+        with pytest.raises(ProgramFailedError, match=told):
+            await client.call("imports", name="mine")
+        for gone in ("brief", "ends", "nothing"):
+            with pytest.raises(ProgramFailedError, match=f"no export '{gone}'"):
+                await client.call("imports", name=gone)
+        length = await client.call("imports", name="mine", refill=True)
+        assert await client.call("imports", name="mine") == length > 0
+
+
+async def test_what_a_killed_server_has_forgotten_is_who_held_the_pages_alone(
+    tmp_path: Path,
+) -> None:
+    """Names and permissions of exports are as they were; nobody takes a name over."""
+    data, texts = tmp_path / "data", dict[str, str]()
+    with open_key_tables(data) as tables:
+        for user in ("ann", "bob", "cid"):
+            key, texts[user] = make_key(user, ["launch", "upload"], created_at=0.0)
+            tables.add(key)
+    with trio.fail_after(LIMIT_SECONDS):
+        with serving(data) as (process, url):
+            for text in texts.values():
+                await deploy(url, text, exports=text == texts["ann"])
+            process.kill()
+            await trio.to_thread.run_sync(process.wait)
+        with serving(data) as (process, url):
+            async with Client(url, texts["bob"]) as bob:
+                assert await bob.call("lists") == [["ann/bobs", 0]]
+                with pytest.raises(ProgramFailedError, match="'bobs' that ann made"):
+                    await bob.call("imports", name="ann/bobs")
+                await bob.call("exports")  # names of his own
+                assert ["ann/bobs", 0] in await bob.call("lists")
+            async with Client(url, texts["cid"]) as cid:
+                with pytest.raises(ProgramFailedError, match="no export 'ann/bobs'"):
+                    await cid.call("imports", name="ann/bobs")
+            async with Client(url, texts["ann"]) as ann:
+                await ann.call("exports")
+            async with Client(url, texts["bob"]) as bob:
+                await bob.call("imports", name="ann/bobs")
 
 
 async def test_a_log_on_a_full_disk_stops_nobody(tmp_path: Path) -> None:

@@ -202,3 +202,48 @@ async def test_a_last_token_on_a_page_of_its_own_can_be_hidden(
     async with open_fake() as launcher:
         one, two = await run(launcher, program)
         assert one == two, "nobody after it sees the hidden token"
+
+
+HIDING = {
+    "nothing": "pass",
+    "several": "ctx.mask(2, 18); ctx.mask(20, 21)",
+    "pages": "await ctx.drop(0, 35)",
+}
+
+
+@pytest.mark.parametrize("hide", HIDING.values(), ids=HIDING.keys())
+async def test_a_context_whose_pages_are_gone_is_filled_again_and_exported(
+    open_fake: OpenLauncher, hide: str
+) -> None:
+    exports = program_of(
+        "ctx = Context()\n"
+        "ctx.append(list(range(1, 50)))\n"
+        f"{hide}\n"
+        "ctx.export('story', persistent=True)\n"
+        f"return {FOUR}"
+    )
+    imports = program_of(
+        "try:\n"
+        "    Context.from_export('story')\n"
+        "except ExportLostError as error:\n"
+        "    assert isinstance(error, NotFoundError) and 'story' in str(error)\n"
+        "    (info,) = Queue().list_exports()\n"
+        "    assert info.num_pages == 0 and info.persistent\n"
+        "else:\n"
+        "    return False\n"
+        "ctx = Context.from_export('story', refill=True)\n"
+        "ctx.export('story', persistent=True)\n"
+        f"return {FOUR}"
+    )
+    again = program_of(f"ctx = Context.from_export('story')\nreturn {FOUR}")
+    engine = FakeEngine()
+    async with open_fake(engine=engine) as launcher:
+        (model,) = launcher.models.values()
+        expected = await run(launcher, exports)
+        model.pool.lose_device()
+        model.exports.lose("the engine was lost")
+        assert await run(launcher, imports) == expected
+        before = num_tokens(engine)
+        assert await run(launcher, again) == expected
+        assert num_tokens(engine) - before < 10, "nothing was computed twice"
+        model.exports.clear()
