@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from pie_trio.control.detokenize import TokenTexts
     from pie_trio.errors import PieError
 
-__all__ = ["Answer", "EventHead", "encode_event"]
+__all__ = ["Answer", "EventHead", "TextEvent", "encode_event"]
+
+# Made once: json.dumps makes one at each call that has options.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def encode_event(value: Mapping[str, Any], kind: str = "") -> bytes:
     """Return a server-sent event."""
     head = f"event: {kind}\n" if kind else ""
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return f"{head}data: {data}\n\n".encode("utf-8", "replace")
+    return f"{head}data: {_encode(value)}\n\n".encode("utf-8", "replace")
 
 
 class EventHead:
@@ -41,6 +43,23 @@ class EventHead:
     def encode(self, rest: Mapping[str, Any]) -> bytes:
         """Return an event with these fields and others after them, of which there are some."""
         return b"%b,%b" % (self._start, encode_event(rest)[len(b"data: {") :])
+
+
+class TextEvent:
+    """An event that is told again and again with another text; all around it is encoded once.
+
+    Args:
+        event: With an empty text, the last one in it.
+    """
+
+    def __init__(self, event: bytes) -> None:
+        self._before, empty, self._after = event.rpartition(b'""')
+        assert empty, "the event has an empty text"
+
+    def encode(self, text: str) -> bytes:
+        """Return the event with a text."""
+        data = _encode(text).encode("utf-8", "replace")
+        return b"%b%b%b" % (self._before, data, self._after)
 
 
 class Answer(ABC):
@@ -65,8 +84,9 @@ class Answer(ABC):
     @property
     def has_logprobs(self) -> bool:
         """Whether log-probabilities are told."""
-        arguments = self.asked.arguments
-        return arguments.get("logprobs") not in (None, False)
+        wanted = self.asked.arguments.get("logprobs")
+        # 0 of a completion is those of its tokens alone.
+        return wanted is not None and wanted is not False
 
     def begin(self) -> Iterable[bytes]:
         """Return what a stream begins with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import trio
 
@@ -11,11 +11,11 @@ from pie_trio.application.openai.pieces import PieceDecoder, Usage
 from pie_trio.application.openai.programs import launch
 from pie_trio.application.server.answers import answer_json
 from pie_trio.application.server.failures import TooLargeError
-from pie_trio.application.web import make_event_stream
+from pie_trio.application.web import make_feed_stream
 from pie_trio.errors import PieError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from quart.wrappers import Response
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from pie_trio.application.server.running import EventReader, RunningInstance
     from pie_trio.application.server.state import ServerState
 
-__all__ = ["answer_with", "refuse"]
+__all__ = ["AnswerFeed", "answer_with", "refuse"]
 
-HEARTBEAT = b": keep-alive\n\n"
 FIRST_WORD_SECONDS = 2.0
 """So long a stream waits for its first word, to have an error's status if there is one."""
 CLIENT_LEFT = "the client that asked has left"
@@ -60,7 +59,8 @@ async def answer_with(
         instance.cancel(CLIENT_LEFT)
         instance.events.let_go()
         raise
-    response = make_event_stream(_stream(instance.attach(), answer, limits))
+    feed = AnswerFeed(instance.attach(), answer)
+    response = make_feed_stream(feed, limits.heartbeat_seconds)
     response.headers["x-instance-id"] = instance.instance_id
     return response
 
@@ -101,32 +101,49 @@ async def _collect(
     return answer.document(usage)
 
 
-async def _stream(
-    reader: EventReader, answer: Answer, limits: ServerLimits
-) -> AsyncGenerator[bytes]:
-    decoder = _decoder(reader.instance, answer)
-    with reader:
-        if beginning := b"".join(answer.begin()):
-            yield beginning
-        while True:
-            batch: Batch | None = None
-            # Opened and closed between two yields: none may happen inside.
-            with trio.move_on_after(limits.heartbeat_seconds) as beat:
-                batch = await anext(reader, None)
-            if batch is None and not beat.cancelled_caught:
-                return
-            chunks = [HEARTBEAT] if batch is None else []
-            try:
-                for piece in decoder.decode(batch.events) if batch else ():
-                    if isinstance(piece, Usage):
-                        chunks += answer.end(piece)
-                    else:
-                        chunks += answer.stream(piece)
-            except PieError as error:
-                yield b"".join([*chunks, *answer.fail(error)])
-                return
-            if chunks:  # all that is there is one write
-                yield b"".join(chunks)
+class AnswerFeed:
+    """What an answer tells of the events of an instance."""
+
+    def __init__(self, reader: EventReader, answer: Answer) -> None:
+        self._reader, self._answer = reader, answer
+        self._decoder = _decoder(reader.instance, answer)
+        self._beginning = b""
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        self._reader.__enter__()
+        self._beginning = b"".join(self._answer.begin())
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._reader.__exit__(*failure)
+
+    def take(self) -> bytes | None:
+        """Return what there is to tell."""
+        if data := self._beginning:
+            self._beginning = b""
+            return data
+        while not self._is_over and (batch := self._reader.take()) is not None:
+            if data := b"".join(self._tell(batch)):
+                return data
+        return None if self._is_over or self._reader.is_over else b""
+
+    async def wait(self) -> None:
+        """Wait for more."""
+        await self._reader.wait()
+
+    def _tell(self, batch: Batch) -> list[bytes]:
+        chunks: list[bytes] = []
+        try:
+            for piece in self._decoder.decode(batch.events):
+                if isinstance(piece, Usage):
+                    chunks += self._answer.end(piece)
+                else:
+                    chunks += self._answer.stream(piece)
+        except PieError as error:
+            chunks += self._answer.fail(error)
+            self._is_over = True
+        return chunks
 
 
 def _decoder(instance: RunningInstance, answer: Answer) -> PieceDecoder:

@@ -9,6 +9,7 @@ from pie_trio._version import __version__
 from pie_trio.application.openai.answer import (
     Answer,
     EventHead,
+    TextEvent,
     tool_call_fields,
     usage_fields,
 )
@@ -30,11 +31,19 @@ class ChatAnswer(Answer):
 
     prefix = "chatcmpl-"
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._text_events: dict[int, TextEvent] = {}  # by choice
+
     def stream(self, piece: Piece) -> Iterable[bytes]:
         """Take a piece, and return the chunks that tell it."""
         choice = self.choices[piece.choice]
         is_first = not (choice.texts or choice.calls or choice.tokens)
         self.add(piece)
+        is_text = not is_first and piece.text and not piece.call
+        if is_text and piece.finish is None and not self.has_logprobs:
+            yield self._text_event(piece.choice).encode(piece.text)
+            return
         deltas = [{"role": "assistant", "content": ""}] if is_first else []
         deltas += self._deltas(choice, piece)
         for delta in deltas:
@@ -96,6 +105,12 @@ class ChatAnswer(Answer):
         }
         usage = {"usage": None} if self.asked.has_usage else {}
         return self._chunk_head.encode({"choices": [choice], **usage})
+
+    def _text_event(self, index: int) -> TextEvent:
+        if index not in self._text_events:
+            empty = self._chunk(index, {"content": ""}, has_tokens=False)
+            self._text_events[index] = TextEvent(empty)
+        return self._text_events[index]
 
     @cached_property
     def _chunk_head(self) -> EventHead:

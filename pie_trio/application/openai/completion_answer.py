@@ -9,7 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pie_trio._version import __version__
-from pie_trio.application.openai.answer import Answer, EventHead, usage_fields
+from pie_trio.application.openai.answer import (
+    Answer,
+    EventHead,
+    TextEvent,
+    usage_fields,
+)
 from pie_trio.application.openai.chat_answer import DONE
 from pie_trio.application.openai.choices import token_text
 from pie_trio.application.openai.failures import OpenAIError
@@ -28,22 +33,26 @@ class CompletionAnswer(Answer):
 
     prefix = "cmpl-"
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._text_events: dict[int, TextEvent] = {}  # by choice
+
     def stream(self, piece: Piece) -> Iterable[bytes]:
         """Take a piece, and return the chunk that tells it."""
         choice = self.choices[piece.choice]
         self.add(piece)
         if not piece.text and piece.finish is None:
             return  # tokens are told with the text that they became
+        if choice.finish is None and not self.has_logprobs:
+            yield self._text_event(piece.choice).encode(piece.text)
+            return
         first = choice.num_told
         tokens = choice.take_tokens()
-        told = {
-            "text": piece.text,
-            "index": piece.choice,
-            "logprobs": self._logprobs(piece.choice, tokens, first) if tokens else None,
-            "finish_reason": choice.finish,
-        }
-        usage = {"usage": None} if self.asked.has_usage else {}
-        yield self._event_head.encode({"choices": [told], **usage})
+        yield self._event(
+            piece.choice,
+            piece.text,
+            self._logprobs(piece.choice, tokens, first) if tokens else None,
+        )
 
     def end(self, usage: Usage) -> Iterable[bytes]:
         """Return the last chunks."""
@@ -88,6 +97,23 @@ class CompletionAnswer(Answer):
             ],
             "text_offset": offsets[here],
         }
+
+    def _text_event(self, index: int) -> TextEvent:
+        if index not in self._text_events:
+            self._text_events[index] = TextEvent(self._event(index, "", None))
+        return self._text_events[index]
+
+    def _event(
+        self, index: int, text: str, logprobs: Mapping[str, Any] | None
+    ) -> bytes:
+        told = {
+            "text": text,
+            "index": index,
+            "logprobs": logprobs,
+            "finish_reason": self.choices[index].finish,
+        }
+        usage = {"usage": None} if self.asked.has_usage else {}
+        return self._event_head.encode({"choices": [told], **usage})
 
     @cached_property
     def _event_head(self) -> EventHead:

@@ -23,6 +23,7 @@ __all__ = ["Call", "FinishReason", "Piece", "PieceDecoder", "TokenLogprob", "Usa
 FinishReason = Literal["stop", "length", "tool_calls"]
 REASONS: tuple[FinishReason, ...] = ("stop", "length", "tool_calls")
 FIELDS = frozenset({"choice", "text", "tokens", "call", "finish", "embedding"})
+PLAIN = frozenset({"choice", "text"})
 SMALLEST_LOGPROB = -9999.0
 """What OpenAI says of a token that is as good as impossible: JSON has no infinity."""
 SHOWN = 100
@@ -152,7 +153,8 @@ class PieceDecoder:
                 raise _refused(value["error"], self._origins)
             if (used := value.get("usage")) is not None:
                 return Usage(**{key: int(count) for key, count in used.items()})
-            if unknown := value.keys() - FIELDS:
+            if not value.keys() <= FIELDS:
+                unknown = value.keys() - FIELDS
                 raise ValueError(f"there is no field {min(unknown)!r}")
             return _read_piece(value, self._num_choices)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -169,6 +171,8 @@ def _read_piece(value: dict[str, Any], num_choices: int) -> Piece:
     choice = int(value.get("choice", 0))
     if not 0 <= choice < num_choices:
         raise ValueError(f"there are {num_choices} choices, and no number {choice}")
+    if value.keys() <= PLAIN:  # as nearly all are
+        return Piece(choice, str(value.get("text", "")))
     finish = value.get("finish")
     if finish is not None and finish not in REASONS:
         raise ValueError(f"finish is one of {', '.join(REASONS)}")

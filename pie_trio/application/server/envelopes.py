@@ -22,6 +22,9 @@ VERSION = 1
 HEADER = struct.Struct("!BB")
 NUMBER = struct.Struct("!Q")
 
+# Made once: json.dumps makes one at each call that has options.
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def encode_event(instance_id: str, event: Event) -> str | bytes:
     """Return the frame of an event."""
@@ -35,7 +38,7 @@ def encode_event(instance_id: str, event: Event) -> str | bytes:
 
 def encode_text(fields: dict[str, Any]) -> str:
     """Return the text frame of an object."""
-    text = json.dumps(fields, ensure_ascii=False)
+    text = _to_json(fields)
     return text.encode("utf-8", "replace").decode()  # no halves of surrogate pairs
 
 

@@ -84,7 +84,7 @@ class EventLog:
             math.inf
         )  # the number up to which the holder has taken
         self._waiting_bytes = 0  # of the events after that
-        self._changed = trio.Event()
+        self._changed: trio.Event | None = None  # while anybody waits
         self._room = trio.Event()
         self.is_closed = False
 
@@ -119,8 +119,12 @@ class EventLog:
 
     def hold(self, after: int) -> None:
         """Note that the holder has taken everything up to a number."""
+        if after == self._held_after:
+            return  # as after each look that has found nothing
         self._held_after = after
-        self._waiting_bytes = sum(e.size for e in self._after(after))
+        # Mostly there is nothing after it: who holds the log takes all there is.
+        left = self._after(after) if after < self.last_number else ()
+        self._waiting_bytes = sum(event.size for event in left)
         self._trim()
         self._room.set()
 
@@ -142,8 +146,20 @@ class EventLog:
         Returns:
             None when there are none and will be none.
         """
+        await self.wait(after)
+        return self.take(after)
+
+    async def wait(self, after: int) -> None:
+        """Wait for events after a number, or until there will be none."""
         while self.last_number <= after and not self.is_closed:
+            if self._changed is None:
+                self._changed = trio.Event()
             await self._changed.wait()
+
+    def take(self, after: int) -> Batch | None:
+        """Return the events after a number that there are, up to 64 KiB; None for none."""
+        if after >= self.last_number:
+            return None
         found = list[Event]()
         size = 0
         for event in self._after(after):
@@ -157,8 +173,9 @@ class EventLog:
 
     def _tell(self) -> None:
         """Wake all who wait; whoever waits next waits for the next change."""
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     def _after(self, number: int) -> list[Event]:
         first = self._events[0].number if self._events else 0

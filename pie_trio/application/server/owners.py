@@ -14,6 +14,7 @@ from quart.wrappers.response import IterableBody
 from pie_trio.application.server.failures import UnauthorizedError
 from pie_trio.application.server.keys import SCOPES, USER, Scope
 from pie_trio.application.server.keys_sessions import COOKIE, Sessions
+from pie_trio.application.web import FeedBody
 from pie_trio.control.quotas import KeyLimits
 from pie_trio.errors import BadArgumentError, ForbiddenError
 
@@ -199,7 +200,13 @@ def add_gate(app: WebApp, gate: Gate) -> None:
 
     async def watch_stream(response: Response) -> Response:
         owner, body = g.get("owner"), response.response
-        if owner is not None and isinstance(body, IterableBody):
+        if owner is None or gate.keys is None:
+            return response
+        if isinstance(body, FeedBody):
+            body.end_when(
+                lambda: gate.is_revoked(owner, max_age_seconds=STREAM_AGE_SECONDS)
+            )
+        elif isinstance(body, IterableBody):
             response.response = IterableBody(_until_revoked(body, gate, owner))
         return response
 

@@ -286,15 +286,32 @@ class EventReader:
 
     async def __anext__(self) -> Batch:
         """Return the next events, once there are some; those before count as taken."""
+        while (batch := self.take()) is None:
+            if self.is_over:
+                raise StopAsyncIteration
+            await self.wait()
+        return batch
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all events were read."""
+        events = self.instance.events
+        return events.is_closed and events.last_number <= self.after
+
+    def take(self) -> Batch | None:
+        """Return the events that are there, if any; those before count as taken."""
         events = self.instance.events
         if self._is_client and not self.instance.is_detached:
             events.hold(self.after)
-        batch = await events.read(self.after)
-        if batch is None:
-            raise StopAsyncIteration
-        self.after = batch.events[-1].number
-        self.num_lost += batch.num_lost
+        batch = events.take(self.after)
+        if batch is not None:
+            self.after = batch.events[-1].number
+            self.num_lost += batch.num_lost
         return batch
+
+    async def wait(self) -> None:
+        """Wait until there are events to take, or all were."""
+        await self.instance.events.wait(self.after)
 
 
 def _count_tokens(session: Session) -> dict[str, int]:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-import trio
+from typing import TYPE_CHECKING, Any, Self
 
 from pie_trio.application.server.answers import answer_json
 from pie_trio.application.server.events import event_fields
 from pie_trio.application.server.failures import TooLargeError
-from pie_trio.application.web import make_event_stream
+from pie_trio.application.web import make_feed_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from quart.wrappers import Request, Response
 
     from pie_trio.application.server.events import Batch, Event
     from pie_trio.application.server.limits import ServerLimits
     from pie_trio.application.server.running import EventReader
 
-__all__ = ["answer_events", "wants_json"]
+__all__ = ["answer_events", "encode_event", "wants_json"]
 
-HEARTBEAT = b": keep-alive\n\n"
+# Made once: json.dumps makes one at each call that has options.
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def wants_json(request: Request) -> bool:
@@ -50,26 +47,33 @@ async def answer_events(
     """
     if wants_json(request):
         return answer_json(await _collect(reader, limits.max_answer_bytes))
-    response = make_event_stream(_stream(reader, limits.heartbeat_seconds))
+    response = make_feed_stream(_EventFeed(reader), limits.heartbeat_seconds)
     response.headers["x-instance-id"] = reader.instance.instance_id
     return response
 
 
-async def _stream(
-    reader: EventReader, heartbeat_seconds: float
-) -> AsyncGenerator[bytes]:
-    with reader:
-        while True:
-            batch: Batch | None = None
-            # Opened and closed between two yields: none may happen inside.
-            with trio.move_on_after(heartbeat_seconds) as beat:
-                batch = await anext(reader, None)
-            if batch is not None:
-                yield _encode_batch(batch)
-            elif beat.cancelled_caught:
-                yield HEARTBEAT
-            else:
-                return
+class _EventFeed:
+    """The events of an instance as server-sent events."""
+
+    def __init__(self, reader: EventReader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> Self:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._reader.__exit__(*failure)
+
+    def take(self) -> bytes | None:
+        """Return all events that are there."""
+        if (batch := self._reader.take()) is not None:
+            return _encode_batch(batch)
+        return None if self._reader.is_over else b""
+
+    async def wait(self) -> None:
+        """Wait for more."""
+        await self._reader.wait()
 
 
 def _encode_batch(batch: Batch) -> bytes:
@@ -78,12 +82,17 @@ def _encode_batch(batch: Batch) -> bytes:
         if batch.num_lost
         else ""
     )
-    return (lost + "".join(map(_encode, batch.events))).encode("utf-8", "replace")
+    return (lost + "".join(map(encode_event, batch.events))).encode("utf-8", "replace")
 
 
-def _encode(event: Event) -> str:
-    data = json.dumps(event_fields(event), ensure_ascii=False)
-    return f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
+def encode_event(event: Event) -> str:
+    """Return an event as a server-sent one."""
+    data = event.data
+    if isinstance(data, str):
+        told = f'{{"text": {_to_json(data)}}}'
+    else:
+        told = _to_json(event_fields(event))
+    return f"id: {event.number}\nevent: {event.kind}\ndata: {told}\n\n"
 
 
 async def _collect(reader: EventReader, max_bytes: int) -> dict[str, Any]:

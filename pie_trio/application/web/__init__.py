@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pie_trio.application.web.app import WebApp, make_app
+from pie_trio.application.web.feeds import Feed, FeedBody
 from pie_trio.application.web.streaming import (
     coalesce,
     get_draining,
     make_event_stream,
+    make_feed_stream,
     one_write,
     until_draining,
 )
 
 __all__ = [
+    "Feed",
+    "FeedBody",
     "WebApp",
     "coalesce",
     "get_draining",
     "make_app",
     "make_event_stream",
+    "make_feed_stream",
     "one_write",
     "until_draining",
 ]

@@ -1,4 +1,4 @@
-"""Between ASGI and Quart: bounded bodies, answers in one write, and closes that tell why."""
+"""Between ASGI and Quart: bounded bodies, answers in few writes, and closes that tell why."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from quart.utils import encode_headers
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioWebsocket
+
+from pie_trio.application.web.feeds import FeedBody, send_feed
 
 if TYPE_CHECKING:
     from hypercorn.typing import (
@@ -71,7 +73,7 @@ class HttpExchange(TrioASGIHTTPConnection):
         self, send: ASGISendCallable, response: ResponseTypes
     ) -> None:
         body = getattr(response, "response", None)
-        if not isinstance(body, DataBody):
+        if not isinstance(body, DataBody | FeedBody):
             await super()._send_response(send, response)
             return
         await send(
@@ -81,6 +83,9 @@ class HttpExchange(TrioASGIHTTPConnection):
                 "headers": encode_headers(response.headers),
             }
         )
+        if isinstance(body, FeedBody):
+            await send_feed(body, send)
+            return
         data = body.data[body.begin : body.end]
         await send({"type": "http.response.body", "body": data, "more_body": False})
 

@@ -76,6 +76,22 @@ async def test_log_probabilities_stand_beside_their_tokens(
     assert streamed[-1].choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_alternatives_are_log_probabilities_too(
+    open_asking: OpenAsking, stream: bool
+) -> None:
+    async with open_asking(ScriptedEngine({"x": "abc"})) as asking:
+        found = await complete(asking, "x", temperature=0, logprobs=0, stream=stream)
+        if stream:
+            async with found, aclosing(aiter(found)) as chunks:
+                told = [chunk.choices[0].logprobs async for chunk in chunks]
+        else:
+            told = [found.choices[0].logprobs]
+    found = [one for part in told if part for one in part.token_logprobs]
+    assert len(found) == 3
+    assert all(p > -0.01 for p in found)
+
+
 async def test_choices_of_a_prompt_compute_it_once(open_asking: OpenAsking) -> None:
     engine = FakeEngine(num_pages=512)
     async with open_asking(engine) as asking:

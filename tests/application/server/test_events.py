@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from pie_trio.application.server.events import EVENT_OVERHEAD_BYTES, EventLog
+from pie_trio.application.server.envelopes import encode_event as encode_frame
+from pie_trio.application.server.events import (
+    EVENT_OVERHEAD_BYTES,
+    Event,
+    EventLog,
+    event_fields,
+)
+from pie_trio.application.server.streams import encode_event
 
 BIG = 1 << 30
+ANY_TEXT = st.one_of(st.text(), st.sampled_from(["\ud800", 'a\udc00"', "\\", ""]))
+"""Halves of surrogate pairs too."""
 
 
 async def read_all(log: EventLog, after: int = 0) -> tuple[list[int], int]:
@@ -127,3 +138,67 @@ def test_the_holder_gets_everything_in_order_and_memory_is_bounded(
     rest, lost = trio.run(read_all, log, taken[-1] if taken else 0)
     assert lost == 0
     assert taken + rest == list(range(1, appended + 1))
+
+
+async def test_a_look_finds_what_is_there_and_waits_for_nothing() -> None:
+    log = EventLog(max_events=9, max_bytes=BIG)
+    assert log.take(0) is None
+    log.append("message", "a")
+    log.append("message", "b")
+    batch = log.take(0)
+    assert batch is not None
+    assert [event.data for event in batch.events] == ["a", "b"]
+    assert log.take(1) is not None
+    assert log.take(2) is None
+    with trio.fail_after(30):
+        await log.wait(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.wait, 2)
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            log.append("message", "c")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.wait, 3)
+            await wait_all_tasks_blocked()  # it sleeps, though it was woken before
+            assert nursery.child_tasks
+            log.close()
+    assert log.take(3) is None
+
+
+async def test_a_holder_that_looks_again_still_holds() -> None:
+    log = EventLog(max_events=2, max_bytes=BIG)
+    log.hold(0)
+    log.append("message", "a")
+    log.hold(0)
+    log.append("message", "b")
+    assert log.is_full
+    log.hold(0)
+    assert log.is_full
+    log.let_go()
+    log.hold(0)
+    assert log.is_full
+
+
+async def test_what_the_holder_has_left_fills_the_log() -> None:
+    log = EventLog(max_events=99, max_bytes=200)
+    log.hold(0)
+    for _ in range(3):
+        log.append("message", "x" * 100)
+    log.hold(1)
+    assert log.is_full
+    log.hold(2)
+    assert not log.is_full
+
+
+@given(st.one_of(ANY_TEXT, st.binary(), st.dictionaries(ANY_TEXT, ANY_TEXT)))
+def test_an_event_on_its_way_is_what_json_makes_of_it(
+    data: str | bytes | dict[str, str],
+) -> None:
+    event = Event(7, "message" if isinstance(data, str | bytes) else "log", data, 0)
+    told = json.dumps(event_fields(event), ensure_ascii=False)
+    assert encode_event(event) == f"id: 7\nevent: {event.kind}\ndata: {told}\n\n"
+    if not isinstance(data, bytes):
+        fields = {"type": event.kind, "instance": "i", "number": 7}
+        frame = json.dumps(fields | event_fields(event), ensure_ascii=False)
+        expected = frame.encode("utf-8", "replace").decode()
+        assert encode_frame("i", event) == expected

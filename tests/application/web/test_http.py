@@ -199,6 +199,20 @@ async def test_a_handler_that_sends_headers_that_are_none_fails_alone() -> None:
         await server.check_alive()
 
 
+async def test_a_part_after_the_end_of_an_answer_is_not_sent() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        part = {"type": "http.response.body", "body": b"x", "more_body": True}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(part)
+        await send({"type": "http.response.body", "body": b"y"})
+        await send(part)
+
+    async with running(app) as server:
+        async with await server.connect() as client:
+            for _ in range(3):
+                assert (await client.get()).body == b"xy"
+
+
 async def test_an_asgi_application_hears_of_its_end() -> None:
     received = list[str]()
     done = trio.Event()

@@ -66,16 +66,12 @@ class RequestStream(HTTPStream):
         self._writer = writer
         self.status: int | None = None
         self.sent_bytes = 0
-        self._is_chunked = False
+        self._has_body = self._is_chunked = self._is_in_chunks = False
 
     @property
     def is_complete(self) -> bool:
         """Whether the whole answer was given."""
         return self.state is ASGIHTTPState.CLOSED
-
-    @property
-    def _has_body(self) -> bool:
-        return not suppress_body(self.scope["method"], self.status or 200)
 
     async def handle(self, event: Event) -> None:
         """Take an event of the client."""
@@ -95,26 +91,27 @@ class RequestStream(HTTPStream):
             await trio.lowlevel.checkpoint()
             return
         if message is not None:
-            if message["type"] == "http.response.start":
-                self.status = int(message["status"])
-                names = {name.lower() for name, _ in message.get("headers", ())}
-                # As h11 decides it.
-                self._is_chunked = (
-                    self.scope["http_version"] == "1.1"
-                    and self._has_body
-                    and names.isdisjoint((b"content-length", b"transfer-encoding"))
-                )
-            elif message["type"] == "http.response.body" and self._has_body:
+            if message["type"] == "http.response.body" and self._has_body:
                 body = message.get("body", b"")
                 self.sent_bytes += len(body)
-                is_in_body = self.state is ASGIHTTPState.RESPONSE and self._is_chunked
-                if is_in_body and message.get("more_body", False):
+                if self._is_in_chunks and message.get("more_body", False):
                     # One chunk among others changes no state of hypercorn's or h11's.
                     if body:
                         self._writer.write(b"%x\r\n%b\r\n" % (len(body), body))
                     await self._writer.flush()
                     return
+            elif message["type"] == "http.response.start":
+                self.status = int(message["status"])
+                names = {name.lower() for name, _ in message.get("headers", ())}
+                # As h11 decides it.
+                self._has_body = not suppress_body(self.scope["method"], self.status)
+                self._is_chunked = (
+                    self.scope["http_version"] == "1.1"
+                    and self._has_body
+                    and names.isdisjoint((b"content-length", b"transfer-encoding"))
+                )
         await super().app_send(message)
+        self._is_in_chunks = self._is_chunked and self.state is ASGIHTTPState.RESPONSE
         if message is None or message["type"] != "http.response.start":
             await self._writer.flush()
 
