@@ -18,6 +18,7 @@ from pie_trio.errors import CancelledError
 from pie_trio.inference.fake import FakeTokenizer
 from tests.application.host.clients import PAGE_SIZE, Rig
 from tests.chaos.device import ChaosDevices, ChaosEngine
+from tests.chaos.events import Event, describe_failure, shrink_events
 from tests.chaos.instances import BROKEN_TOKEN, MAX_TOKENS, STREAM_TOKENS, Simulated
 from tests.control.engines import Gate
 
@@ -51,18 +52,6 @@ WEIGHTS = {
     "fail-step": 1,
     "lose-engine": 0.3,
 }
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happens. Numbers choose among what there is, so any list of events runs."""
-
-    kind: str
-    who: int = 0
-    number: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind}({self.who}, {self.number})"
 
 
 @dataclass(frozen=True)
@@ -285,33 +274,18 @@ def simulate(setting: Setting, events: Sequence[Event]) -> Counter[str]:
 
 def failure_of(setting: Setting, events: Sequence[Event]) -> str | None:
     """Return what goes wrong in a simulation; None if nothing does."""
-    try:
-        simulate(setting, events)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        return f"{type(error).__name__}: {error}"
-    return None
+    return describe_failure(lambda: simulate(setting, events))
 
 
 def shrink(
     setting: Setting, events: Sequence[Event], *, max_runs: int = 400
 ) -> list[Event]:
     """Return a part of the events with which something still goes wrong."""
-    found, size = list(events), len(events) // 2
-    while size and max_runs:
-        start = 0
-        while start < len(found) and max_runs:
-            max_runs -= 1
-            shorter = found[:start] + found[start + size :]
-            if failure_of(setting, shorter) is not None:
-                found = shorter
-            else:
-                start += size
-        size //= 2
-    return found
+
+    def fails(shorter: Sequence[Event]) -> bool:
+        return failure_of(setting, shorter) is not None
+
+    return shrink_events(events, fails, max_runs=max_runs)
 
 
 def check_seed(seed: int, count: int) -> Counter[str]:

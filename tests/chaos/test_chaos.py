@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pie_trio.control.pages import PagePool
+from tests.chaos.events import Event
 from tests.chaos.simulation import (
-    Event,
     Setting,
     check_seed,
     failure_of,

@@ -198,25 +198,15 @@ class InstanceRegistry:
         result: str | None = None
         note_instance(instance.instance_id)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(instance.pump)
+            async with trio.open_nursery() as leasing:
                 if not instance.is_detached:
-                    nursery.start_soon(self._expire, instance)
-                with instance.scope:
-                    try:
-                        result = await launched.run()
-                    except PieError as failure:
-                        error = failure
-                    except Exception as failure:
-                        logger.exception("%s failed", instance.instance_id)
-                        error = failure
-                if instance.end_reason is not None and result is None and error is None:
-                    error = instance.end_reason
-                was_ended = error is not None and error is instance.end_reason
-                instance.finish_running(
-                    "cancelled" if was_ended else "failed" if error else "succeeded"
-                )
-                instance.is_attached.set()  # nobody has to come any more
+                    leasing.start_soon(self._expire, instance)
+                # Also once it has ended somebody has to take its messages, or to be given up.
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(instance.pump)
+                    error, result = await self._run_to_end(launched, instance)
+                leasing.cancel_scope.cancel()
+            instance.is_attached.set()  # nobody has to come any more
             # The messages come first: all of them are events now.
             if error is not None:
                 instance.events.append("error", error_fields(error))
@@ -233,6 +223,28 @@ class InstanceRegistry:
             self._changed.set()
             self.on_ended(instance, error)
             self._forget()
+
+    async def _run_to_end(
+        self, launched: Instance, instance: RunningInstance
+    ) -> tuple[Exception | None, str | None]:
+        """Run an instance, note how it has ended, and return its error or its result."""
+        error: Exception | None = None
+        result: str | None = None
+        with instance.scope:
+            try:
+                result = await launched.run()
+            except PieError as failure:
+                error = failure
+            except Exception as failure:
+                logger.exception("%s failed", instance.instance_id)
+                error = failure
+        if instance.end_reason is not None and result is None and error is None:
+            error = instance.end_reason
+        was_ended = error is not None and error is instance.end_reason
+        instance.finish_running(
+            "cancelled" if was_ended else "failed" if error else "succeeded"
+        )
+        return error, result
 
     async def _expire(self, instance: RunningInstance) -> None:
         """Cancel an instance whose client left before it could listen."""

@@ -146,6 +146,39 @@ async def test_who_leaves_before_the_answer_leaves_nothing_behind(
         assert instance.state == "cancelled"
 
 
+TELLS_MUCH = "for i in range(30): await send(str(i))"
+
+
+async def test_what_has_ended_waits_for_its_client_as_long_as_what_runs(
+    open_server: OpenServer,
+) -> None:
+    async with open_server(limits=ServerLimits(max_events=4)) as served:
+        await served.api.deploy("tells", TELLS_MUCH)
+        source = (await served.programs.find("tells", owner=served.owner)).source
+        instance = await served.registry.launch(source, {}, owner=served.owner)
+        with trio.fail_after(30):
+            await instance.wait_ended_running()
+            with instance.attach() as reader:
+                events = [event async for batch in reader for event in batch.events]
+    assert reader.num_lost == 0
+    told = [event.data for event in events if event.kind == "message"]
+    assert told == [str(i) for i in range(30)]
+
+
+async def test_what_has_ended_does_not_wait_for_a_client_that_never_comes(
+    open_server: OpenServer,
+) -> None:
+    async with open_server(
+        limits=ServerLimits(max_events=4, lease_seconds=0.5)
+    ) as served:
+        await served.api.deploy("tells", TELLS_MUCH)
+        source = (await served.programs.find("tells", owner=served.owner)).source
+        instance = await served.registry.launch(source, {}, owner=served.owner)
+        with trio.fail_after(30):
+            await instance.wait_ended()
+        assert served.registry.num_running == 0
+
+
 async def test_a_detached_instance_outlives_its_client(open_server: OpenServer) -> None:
     body = "await send('one')\nawait send(await receive())\nreturn 'done'"
     async with open_server() as served:
