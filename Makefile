@@ -29,7 +29,9 @@ demo: export PIE_DEMO_PROMPT := $(PROMPT)
 demo: install
 	$(VENV)/bin/pie run $(if $(MODEL),--model "$(MODEL)") examples/text_completion --prompt "$$PIE_DEMO_PROMPT"
 
+# To install is a matter of one processor: the environments are made side by side.
 test: $(VENV)/.nox-installed
+	$(VENV)/bin/nox --install-only --allow-parallel --parallel=auto -s lint tests
 	$(VENV)/bin/nox
 
 docs: $(VENV)/.nox-installed
@@ -53,5 +55,5 @@ $(VENV)/.pie-installed: $(PROJECT_FILES) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.nox-installed: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install 'nox>=2026.2'
+	$(VENV)/bin/python -m pip install 'nox>=2026.10'
 	@touch $@

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nox
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
@@ -18,8 +26,16 @@ DEFAULT_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 NUM_WORKERS = f"--numprocesses={max(3, os.cpu_count() or 1)}"
 """Of tests at a time: most of them wait for processes, so there are more than processors."""
+CHECKED_PYTHON = f"tests-{DEFAULT_PYTHON}(torch-cpu)"
+"""The session in whose environment types are checked too."""
 
-nox.needs_version = ">=2026.2"
+INSTALLED_FROM = (
+    *("noxfile.py", "pyproject.toml", "inferlet_py/pyproject.toml"),
+    *(".ci/install_torch.py", "pie_trio/inference/kernels/kernels.cpp"),
+)
+"""What decides on what an environment has."""
+
+nox.needs_version = ">=2026.10"
 nox.options.reuse_venv = "yes"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
@@ -43,24 +59,54 @@ def backends() -> list[str]:
 
 
 def install(session: nox.Session, *groups: str, backend: str = "torch-cpu") -> None:
-    """Install the project and some dependency groups.
+    """Install the project and some dependency groups, unless that was done before.
 
     torch comes without CUDA, but for FlashInfer. A Python for which there is no such torch
     gets everything else; only the default Python may not lack it.
     """
-    extra = "[cuda]" if backend == "flashinfer" else ""
-    project = ["--editable=./inferlet_py", f"--editable=.{extra}"]
-    others = nox.project.dependency_groups(PYPROJECT, *groups)
-    if backend == "flashinfer" or install_cpu_torch(session):
-        session.install(*project, *others)
+    stamp = Path(session.virtualenv.location) / "installed-from"
+    wanted = fingerprint(*groups, backend)
+    if stamp.exists() and stamp.read_text() == wanted:
+        session.log("everything is installed: nothing that decides on it has changed")
         return
-    if session.python in (None, False, DEFAULT_PYTHON):
-        session.error("the default Python needs torch: see above")
-    session.warn(f"no torch for Python {session.python}: its tests are left out")
-    names = ("torch", "inferlet-py")
-    needs = [d for d in PYPROJECT["project"]["dependencies"] if not d.startswith(names)]
-    session.install("--editable=./inferlet_py", *needs, *others)
-    session.install("--no-deps", "--editable=.")
+    needs = [*PYPROJECT["project"]["dependencies"]]
+    has_torch = True
+    if backend == "flashinfer":
+        needs += PYPROJECT["project"]["optional-dependencies"]["cuda"]
+    else:
+        has_torch = install_cpu_torch(session)
+    if not has_torch:
+        if session.python in (None, False, DEFAULT_PYTHON):
+            session.error("the default Python needs torch: see above")
+        session.warn(f"no torch for Python {session.python}: its tests are left out")
+        needs = [need for need in needs if not need.startswith("torch")]
+    needs = [need for need in needs if not need.startswith("inferlet-py")]
+    session.install(*needs, *nox.project.dependency_groups(PYPROJECT, *groups))
+    # Without torch nothing runs the kernels. They are optional: without a compiler there are none.
+    no_compiler = {} if has_torch else {"CC": "false", "CXX": "false"}
+    ours = ("--editable=./inferlet_py", "--editable=.")
+    with alone_in_checkout():
+        session.install("--no-deps", *ours, env=no_compiler)
+    note = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+    session.run_install("python", "-c", note, str(stamp), wanted, log=False)
+
+
+def fingerprint(*choices: str) -> str:
+    """Return what is another text when an environment has to be installed again."""
+    read = hashlib.sha256()
+    for name in INSTALLED_FROM:
+        read.update((ROOT / name).read_bytes())
+    return f"{' '.join(choices)} {read.hexdigest()}"
+
+
+@contextmanager
+def alone_in_checkout() -> Generator[None]:
+    """Wait until no other session builds in the checkout, and build there alone."""
+    folder = ROOT / ".nox"
+    folder.mkdir(exist_ok=True)
+    with (folder / "building.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install_cpu_torch(session: nox.Session) -> bool:
@@ -85,23 +131,45 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", "--diff", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def typing(session: nox.Session) -> None:
     """Check the types, of everything with mypy and of the packages with pyright."""
-    install(session, "typing", "test", "nox")
-    session.run("mypy", *session.posargs)
-    session.run("pyright", *session.posargs)
+    # They look into all that is installed, so they have no environment of their own.
+    name = re.sub(r"\W+", "-", CHECKED_PYTHON).strip("-")
+    folder = ROOT / ".nox" / name / "bin"
+    session.run(sys.executable, "-m", "nox", "--install-only", "-s", CHECKED_PYTHON)
+    tools = ("mypy", "pyright")
+    with ThreadPoolExecutor(len(tools)) as pool:
+        path = os.pathsep.join([str(folder), os.environ["PATH"]])
+        found = [
+            pool.submit(
+                session.run,
+                *(str(folder / tool), *session.posargs),
+                env={"PATH": path},
+                silent=True,
+                external=True,
+            )
+            for tool in tools
+        ]
+    for result in found:
+        sys.stdout.write(f"{result.result()}\n")
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("backend", [nox.param(b, id=b) for b in backends()])
 def tests(session: nox.Session, backend: str) -> None:
     """Run the tests, on each Python and backend, in Wasm and natively."""
-    install(session, "test", backend=backend)
+    is_default = session.python == DEFAULT_PYTHON
+    groups = ("test", "typing", "nox") if is_default else ("test",)
+    install(session, *groups, backend=backend)
     matrix = [f"--backend={backend}", "--mode=wasm", "--mode=native"]
-    # Threads that wait for each other by spinning are slow where others compute.
+    if not is_default:
+        matrix.append("--what-depends-on-python")
+    # Threads that wait for each other by spinning are slow where others compute. Neighbours stay
+    # with one worker, which has opened what they need, until another has nothing left.
     env = {"OMP_NUM_THREADS": "1", **os.environ}
-    session.run("pytest", NUM_WORKERS, *matrix, *session.posargs, env=env)
+    xdist = (NUM_WORKERS, "--dist=worksteal")
+    session.run("pytest", *xdist, *matrix, *session.posargs, env=env)
 
 
 @nox.session(default=False)

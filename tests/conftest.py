@@ -20,6 +20,21 @@ collect_ignore = [] if HAS_TORCH else list(TORCH_FOLDERS)
 
 HERE = Path(__file__).parent
 
+# What another Python need not repeat once the default one has run everything, and why.
+SAME_ON_EACH_PYTHON = {
+    "application/chat/test_templates.py": "comparisons with what transformers renders",
+    "application/host/test_session_random.py": "random calls; each has tests of its own",
+    "benchmarks": "tools of a checkout, which run on its Python alone",
+    "chaos": "random orders of events; what they are made of has tests of its own",
+    "dashboard": "JavaScript in a browser",
+    "fuzz": "random bytes and calls; their readers have tests of their own",
+    "inference": "tensors; the command line and the examples load models on each Python",
+    "test_api_reference.py": "a page, made from the sources",
+    "test_limits_page.py": "a page, made from the sources",
+    "test_repository.py": "the sources as texts",
+    "training": "tensors, and tools of a checkout",
+}
+
 # A deadline for each example means nothing where cores are shared. Under CI hypothesis loads
 # a profile of its own, which is also the same in every run.
 # pytest --hypothesis-profile=pie-slow looks longer.
@@ -29,6 +44,7 @@ settings.register_profile(
 )
 if "CI" not in os.environ:
     settings.load_profile("pie")
+settings.register_profile("pie-few", settings(), max_examples=20)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +61,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=MODES,
         help="run tests with the fixture `mode` in it; repeatable (both)",
     )
+    group.addoption(
+        "--what-depends-on-python",
+        action="store_true",
+        help="leave out what is the same on each Python, and take a few examples of properties",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("what_depends_on_python"):
+        settings.load_profile("pie-few")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("what_depends_on_python"):
+        return None
+    if HERE not in collection_path.parents:
+        return None
+    return collection_path.relative_to(HERE).as_posix() in SAME_ON_EACH_PYTHON or None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -56,6 +90,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
             f"pie: torch cannot be imported: {folders} and the tests that load a model "
             "are left out"
         )
+    if config.getoption("what_depends_on_python"):
+        lines.append("pie: properties take 20 examples, and these are left out:")
+        lines += [f"pie:   {name}: {why}" for name, why in SAME_ON_EACH_PYTHON.items()]
     return lines
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +49,43 @@ def fork_server() -> Generator[ForkServer]:
 
 @pytest.fixture
 def pie(fork_server: ForkServer) -> Pie:
-    """Runs ``pie`` with arguments in a process of its own."""
+    """Runs ``pie`` with arguments in a process of its own.
 
-    def run(*arguments: object, **environment: str) -> Done:
+    Its stdin is a pipe with some bytes, a file descriptor, or else nothing.
+    """
+
+    def run(
+        *arguments: object, stdin: bytes | int | None = None, **environment: str
+    ) -> Done:
         words = [*map(str, arguments)]
         env = {**os.environ, "PIE_MODEL": "", **environment}
         if any(name.startswith("PYTHON") for name in environment):
             return run_from_the_start(words, env)
-        code, out, err = fork_server.run(words, env, timeout=LIMIT_SECONDS)
+        with opened(stdin) as source:
+            code, out, err = fork_server.run(
+                words, env, stdin=source, timeout=LIMIT_SECONDS
+            )
         return Done(code, out.decode(), err.decode())
 
     return run
+
+
+@contextmanager
+def opened(stdin: bytes | int | None) -> Generator[int]:
+    """Return a file descriptor to read from, open within the block."""
+    if isinstance(stdin, int):
+        yield stdin
+        return
+    if stdin is None:
+        source = os.open(os.devnull, os.O_RDONLY)
+    else:
+        source, end = os.pipe()
+        os.write(end, stdin)  # so little that it does not have to be read at once
+        os.close(end)
+    try:
+        yield source
+    finally:
+        os.close(source)
 
 
 def run_from_the_start(arguments: list[str], environment: dict[str, str]) -> Done:

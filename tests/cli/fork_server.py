@@ -6,6 +6,7 @@ outputs; only the imports have happened already.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -58,9 +59,13 @@ class ForkServer:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
+        stdin: int,
         timeout: float,
     ) -> tuple[int, bytes, bytes]:
-        """Run ``pie`` with these arguments; return its exit code and what it printed."""
+        """Run ``pie`` with these arguments; return its exit code and what it printed.
+
+        It reads from the file descriptor ``stdin``, which remains the caller's.
+        """
         request = json.dumps([list(arguments), dict(environment)]).encode()
         self._socket.settimeout(timeout)
         with ThreadPoolExecutor(2) as readers:
@@ -68,7 +73,8 @@ class ForkServer:
             printed = [readers.submit(_read_all, source) for source, _ in pipes]
             try:
                 header = HEADER.pack(len(request))
-                socket.send_fds(self._socket, [header], [end for _, end in pipes])
+                ends = [stdin, *(end for _, end in pipes)]
+                socket.send_fds(self._socket, [header], ends)
             finally:
                 for _, end in pipes:
                     os.close(end)
@@ -88,6 +94,10 @@ def preload() -> None:
     for name in PRELOADED:
         with suppress(ModuleNotFoundError):  # there may be no torch
             importlib.import_module(name)
+    # An interpreter that ends would look at each of torch's objects, and copy its page: half a
+    # second, twice what most commands take.
+    gc.collect()
+    gc.freeze()
 
 
 def _read_all(fd: int) -> bytes:
@@ -108,7 +118,7 @@ def _receive(source: socket.socket, count: int) -> bytes:
 def _serve(source: socket.socket) -> None:
     """Fork for each request; returns in the children, ready to run."""
     while True:
-        header, fds, _, _ = socket.recv_fds(source, HEADER.size, 2)
+        header, fds, _, _ = socket.recv_fds(source, HEADER.size, 3)
         if not header:
             os._exit(0)
         arguments, environment = json.loads(
@@ -121,7 +131,7 @@ def _serve(source: socket.socket) -> None:
             source.sendall(CODE.pack(os.waitstatus_to_exitcode(status)))
             continue
         source.close()
-        for number, fd in enumerate(fds, 1):
+        for number, fd in enumerate(fds):
             os.dup2(fd, number)
             os.close(fd)
         os.environ.clear()

@@ -68,7 +68,7 @@ def test_a_file_may_say_what_every_flag_says(configured: Configure) -> None:
     add_serve_options(parser)
     flags = {action.dest for action in parser._actions} - {"help", "config"}
     of_models = {"model", "adapters", "kv_pages", "dtype", "threads", "kernels"}
-    of_models |= {"quantize", "kv_memory", "device", "tensor_parallel"}
+    of_models |= {"quantize", "kv_memory", "device", "tensor_parallel", "replicas"}
     in_file = {setting.dest for setting in SETTINGS if setting.dest}
     assert flags - of_models - {"user_limits", "server_limits"} == in_file
     assert {setting.name.rpartition(".")[0] for setting in SETTINGS} | {"model"} == (
@@ -85,6 +85,16 @@ def test_how_many_share_a_model_is_said_of_each(configured: Configure) -> None:
     assert [model.tensor_parallel for model in found] == [4, 4]
     with pytest.raises(ConfigError, match="expected 1 or more, got 0"):
         configured(text.replace("= 2", "= 0"))
+
+
+def test_how_often_a_model_is_loaded_is_said_of_each(configured: Configure) -> None:
+    text = "[[model]]\nname = 'a'\ndirectory = '.'\nreplicas = 3\n"
+    text += "[[model]]\nname = 'b'\ndirectory = '.'\n"
+    assert [model.replicas for model in configured(text).models()] == [3, 1]
+    found = configured(text, "--replicas", "2").models()
+    assert [model.replicas for model in found] == [2, 2]
+    with pytest.raises(ConfigError, match="expected 1 or more, got 0"):
+        configured(text.replace("= 3", "= 0"))
 
 
 def test_numbers_without_flags_reach_what_they_configure(configured: Configure) -> None:

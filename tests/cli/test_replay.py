@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
@@ -11,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pie_trio.application.run.setup import PACKAGED_MODEL
-from tests.cli.conftest import LIMIT_SECONDS, ROOT, Done, Pie
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+    from tests.cli.conftest import Done, Pie
 
 PROGRAM = """
 import random, time, uuid
@@ -74,26 +73,21 @@ def program(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(torch_is_there: None, program: Path, tmp_path: Path) -> Done:
+def run(torch_is_there: None, pie: Pie, program: Path, tmp_path: Path) -> Done:
     """A recorded run of the program, in ``run.pie``."""
-    return record(tmp_path, program, [])
+    return record(pie, tmp_path, program, [])
 
 
-def record(folder: Path, program: Path, flags: list[str], *arguments: str) -> Done:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pie_trio", "run", "--model", str(PACKAGED_MODEL)),
-            *(*flags, "--record", str(folder / "run.pie"), str(program), *arguments),
-        ],
-        cwd=ROOT,
-        input="one\ntwo\n",
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
+def record(
+    pie: Pie, folder: Path, program: Path, flags: list[str], *arguments: str
+) -> Done:
+    done = pie(
+        *("run", "--model", PACKAGED_MODEL, *flags),
+        *("--record", folder / "run.pie", program, *arguments),
+        stdin=b"one\ntwo\n",
     )
-    assert done.returncode == 0, done.stderr
-    return Done(0, done.stdout, done.stderr)
+    assert done.code == 0, done.err
+    return done
 
 
 def test_a_sampled_run_replays_to_the_byte_without_its_model_and_its_server(
@@ -106,7 +100,7 @@ def test_a_sampled_run_replays_to_the_byte_without_its_model_and_its_server(
 ) -> None:
     address = f"127.0.0.1:{server.server_port}"
     flags = [*mode_flags, "--allow-http", address]
-    recorded = record(tmp_path, program, flags, "--url", f"http://{address}/")
+    recorded = record(pie, tmp_path, program, flags, "--url", f"http://{address}/")
     num_requests = _Handler.num_requests
     assert f'"page": "page {num_requests}"' in recorded.out
     assert '"heard": ["one", "two"]' in recorded.out

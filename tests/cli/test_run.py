@@ -422,27 +422,10 @@ def test_a_debugger_stops_in_a_native_program(
     pie: Pie, random_model: Path, tmp_path: Path
 ) -> None:
     program = write_program(tmp_path, "secret = 41\nbreakpoint()\nreturn secret + 1")
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pie_trio",
-            "run",
-            "--native",
-            "--model",
-            random_model,
-            program,
-        ],
-        cwd=ROOT,
-        input="p secret\nc\n",
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "(Pdb) 41" in process.stderr
-    assert process.stdout == "42\n"
+    flags = ("run", "--native", "--model", random_model, program)
+    done = pie(*flags, stdin=b"p secret\nc\n")
+    assert (done.code, done.out) == (0, "42\n"), done.err
+    assert "(Pdb) 41" in done.err
 
 
 def test_policies_are_chosen_by_name(

@@ -23,26 +23,13 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "pie_trio", *map(str, arguments)]
 
 
-def run_with_input(data: bytes, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        input=data.decode("latin-1"),
-        encoding="latin-1",
-        capture_output=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-
-
 def test_lines_of_stdin_are_messages(
-    random_model: Path, tmp_path: Path, mode_flags: list[str]
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
 ) -> None:
     program = write_program(tmp_path, RECEIVE)
     flags = ("run", "--model", random_model, *mode_flags, program)
-    done = run_with_input("é\r\n\nlast".encode(), *flags)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.encode("latin-1").decode() == "<é><><last>\nend\n"
+    done = pie(*flags, stdin="é\r\n\nlast".encode())
+    assert (done.code, done.out) == (0, "<é><><last>\nend\n"), done.err
 
 
 def test_an_input_that_is_closed_has_no_lines(
@@ -55,19 +42,15 @@ def test_an_input_that_is_closed_has_no_lines(
 
 
 def test_a_program_that_does_not_receive_leaves_its_input_alone(
-    random_model: Path, tmp_path: Path, mode_flags: list[str]
+    pie: Pie, random_model: Path, tmp_path: Path, mode_flags: list[str]
 ) -> None:
     program = write_program(tmp_path, "return 1")
     reader, writer = os.pipe()
     os.write(writer, b"for the next one\n")
     os.close(writer)
-    subprocess.run(
-        command("run", "--model", random_model, *mode_flags, program),
-        cwd=ROOT,
-        stdin=reader,
-        timeout=LIMIT_SECONDS,
-        check=True,
-    )
+    flags = ("run", "--model", random_model, *mode_flags, program)
+    done = pie(*flags, stdin=reader)
+    assert done.code == 0, done.err
     assert os.read(reader, 100) == b"for the next one\n"
     os.close(reader)
 

@@ -77,8 +77,7 @@ def test_a_program_that_is_interrupted_leaves_its_trace(
 ) -> None:
     program = write_program(
         tmp_path,
-        f"{GENERATE}with span('waiting'):\n    await send('x')\n"
-        "    await sleep(600)\n",
+        f"{GENERATE}with span('waiting'):\n    await send('x')\n    await sleep(600)\n",
     )
     trace = tmp_path / "trace.json"
     flags = [*mode_flags, "--model", random_model, "--trace", trace, "--explain"]
