@@ -44,9 +44,10 @@ class ModelConfig:
     Attributes:
         directory: A Hugging Face directory.
         name: How programs call it.
-        num_pages: KV pages; None takes what fits ``kv_bytes``.
-        kv_bytes: Memory for the KV cache where ``num_pages`` is None; None takes what there
-            is, within bounds: see :func:`~.application.engines.memory.size_models`.
+        num_pages: KV pages of each engine; None takes what fits ``kv_bytes``.
+        kv_bytes: Memory for the KV cache of all its engines where ``num_pages`` is None; None
+            takes what there is, within bounds: see
+            :func:`~.application.engines.memory.size_models`.
         num_embeds: Places for hidden states.
         page_size: Tokens a page.
         dtype: ``float32``, ``bfloat16``, or ``auto`` for the directory's own.
@@ -55,6 +56,7 @@ class ModelConfig:
         quantize: Whether linear layers compute in 8 bits on the CPU.
         device: Where it runs; ``auto`` is a GPU where there is one with FlashInfer.
         tensor_parallel: Processes that have a part of each layer; on GPUs each has its own.
+        replicas: Engines that each have all of the model, and pages of their own.
         adapters: Names of LoRA adapters, with their directories as PEFT saves them.
     """
 
@@ -70,6 +72,7 @@ class ModelConfig:
     quantize: Literal["int8"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     tensor_parallel: int = 1
+    replicas: int = 1
     adapters: tuple[tuple[str, Path], ...] = ()
 
 
@@ -265,6 +268,8 @@ class ControlConfig:
             loop's own thread; 0 for none.
         has_device_thread: Whether all other steps run in a thread of the device. Without one,
             the event loop waits for each: for engines that take no time, in tests.
+        goes_ahead: Whether decode streams are made ready for their next token while the device
+            samples it.
         max_instances: Instances at once; with ``max_in_flight`` the capacity of the channel.
     """
 
@@ -278,6 +283,7 @@ class ControlConfig:
     swap_bytes: int = 1 << 30
     inline_seconds: float = 0.001
     has_device_thread: bool = True
+    goes_ahead: bool = True
     max_instances: int = 1024
 
 

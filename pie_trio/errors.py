@@ -22,6 +22,7 @@
     |   `-- GuestTrappedError  a trap of Wasm: stack, memory, unknown import
     `-- EngineError        ours: fails the calls of that batch
         |-- EngineLostError  its process has ended, and what it held is gone
+        |-- ExportLostError  what an export held is gone, by that or with the server
         `-- ProcessorError   fails one call: nothing is left that could be sampled
 
 A host call reports an :class:`InferletError` to the guest as the WIT record ``error``; its
@@ -30,6 +31,7 @@ A host call reports an :class:`InferletError` to the guest as the WIT record ``e
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import ClassVar
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "DamagedComponentError",
     "EngineError",
     "EngineLostError",
+    "ExportLostError",
     "ForbiddenError",
     "GrammarError",
     "GuestFailedError",
@@ -245,6 +248,32 @@ class EngineLostError(EngineError):
     def again(self) -> EngineLostError:
         """Return the same error for another to raise: one in two tasks mixes tracebacks up."""
         return EngineLostError(self.model, self.reason)
+
+
+class ExportLostError(EngineError):
+    """An export is known, but its pages went with an engine or a server that has ended."""
+
+    code = "engine-lost"
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        model: str,
+        owner: str,
+        name: str,
+        num_pages: int,
+        made_at: float,
+    ) -> None:
+        made = datetime.fromtimestamp(made_at, UTC)
+        pages = f"its {num_pages} pages are" if num_pages > 1 else "its page is"
+        super().__init__(
+            f"the export {name!r} that {owner} made on {model} at {made:%Y-%m-%d %H:%M:%S} UTC "
+            f"is empty: {pages} gone ({reason}). A program of {owner} has to export it again; "
+            "what its metadata says is still there to look up"
+        )
+        self.reason, self.model, self.owner, self.name = reason, model, owner, name
+        self.num_pages, self.made_at = num_pages, made_at
 
 
 class ProcessorError(EngineError):

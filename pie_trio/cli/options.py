@@ -26,6 +26,7 @@ __all__ = [
     "add_control_options",
     "add_instance_options",
     "add_model_options",
+    "add_replicas_option",
     "at_least_one",
     "choose_models",
     "control_config",
@@ -51,7 +52,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "(default: $PIE_MODEL, else pie-tiny, which comes with Pie)",
     )
     parser.add_argument(
-        "--kv-pages", type=count, metavar="N", help="KV pages of each model"
+        "--kv-pages", type=count, metavar="N", help="KV pages of each engine of a model"
     )
     parser.add_argument(
         "--kv-memory",
@@ -107,6 +108,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_replicas_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--replicas``; the models must be an option too."""
+    parser.add_argument(
+        "--replicas",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="load each model so many times, each time on GPUs of its own, or in a process of its "
+        "own on the CPU; each program runs on one of them (default: 1)",
+    )
+
+
 def add_adapter_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--adapter``; the models must be an option too."""
     parser.add_argument(
@@ -135,6 +148,14 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
         default=ControlConfig().contention,
         help="what happens when KV pages are short: ladder (drop unused exports, tell, suspend, "
         "end) or fcfs (end the newest) (default: ladder)",
+    )
+    parser.add_argument(
+        "--go-ahead",
+        type=switch,
+        default=ControlConfig().goes_ahead,
+        metavar="on|off",
+        help="make the next step of decode streams while the device samples their tokens "
+        "(default: on)",
     )
     parser.add_argument(
         "--swap-mib",
@@ -196,7 +217,11 @@ def control_config(options: argparse.Namespace) -> ControlConfig:
 
     make_policy(options.policy)  # before the model is loaded
     make_contention_policy(options.contention)
-    config = ControlConfig(policy=options.policy, contention=options.contention)
+    config = ControlConfig(
+        policy=options.policy,
+        contention=options.contention,
+        goes_ahead=options.go_ahead,
+    )
     if options.swap_mib is not None:
         config = replace(config, swap_bytes=options.swap_mib << 20)
     return config
@@ -242,6 +267,7 @@ def choose_models(options: argparse.Namespace) -> list[ModelConfig]:
             quantize=options.quantize,
             device=options.device,
             tensor_parallel=options.tensor_parallel,
+            replicas=getattr(options, "replicas", 1),  # of who serves many programs
         )
         for model in chosen
     ]

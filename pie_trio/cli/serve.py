@@ -14,6 +14,7 @@ from pie_trio.cli.options import (
     add_control_options,
     add_instance_options,
     add_model_options,
+    add_replicas_option,
     control_config,
     count,
     instance_limits,
@@ -153,6 +154,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         help="the lowest that is written; info tells each launch and end (default: warning)",
     )
     add_model_options(parser)
+    add_replicas_option(parser)
     add_adapter_option(parser)
     add_control_options(parser)
     add_instance_options(parser, num_warm=4, what="an instance")

@@ -100,6 +100,7 @@ FLAGS: dict[str, dict[str, tuple[str, type]]] = {
     "control": {
         "policy": ("policy", str),
         "contention": ("contention", str),
+        "go_ahead": ("go_ahead", bool),
         "swap_mib": ("swap_mib", int),
     },
     "limits.instance": {"timeout": ("timeout", float), "memory": ("memory", int)},
@@ -116,6 +117,7 @@ MODEL_OPTIONS: dict[str, type] = {
     "quantize": str,
     "device": str,
     "tensor_parallel": int,
+    "replicas": int,
 }
 """Keys of ``[[model]]``; a flag of that name holds for all models."""
 

@@ -5,87 +5,22 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pie_trio.errors import BadArgumentError, LimitError, NotFoundError
+from pie_trio.control import export_limits
+from pie_trio.control.export_limits import Usage, check_export, check_usage
+from pie_trio.control.exported import Export, Permission
+from pie_trio.errors import BadArgumentError, ExportLostError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from pie_trio.control.pages import PagePool
 
 __all__ = ["Export", "ExportIndex", "Permission"]
 
-MAX_NAME_CHARACTERS = 256
-MAX_METADATA_BYTES = 1 << 20
-MAX_METADATA_BYTES_OF_OWNER = 1 << 26
-MAX_EXPORTS_OF_OWNER = 4096
 DROPPED_AT_ONCE = 1 / 8
 """Of the exports that an owner may have: what finding the idle ones costs is shared by as many."""
-MAX_PAGES_OF_OWNER = 1 << 18
-"""In exports, shared ones counted each time: handles count elsewhere, and need not stay."""
-
-
-@dataclass(frozen=True, slots=True)
-class Permission:
-    """Who may import, beside the owner.
-
-    Attributes:
-        users: These owners.
-        is_published: Everybody.
-    """
-
-    users: frozenset[str] = frozenset()
-    is_published: bool = False
-
-    def allows(self, owner: str) -> bool:
-        """Say whether inferlets of another owner may import."""
-        return self.is_published or owner in self.users
-
-
-@dataclass(slots=True)
-class Export:
-    """Pages under a name.
-
-    Attributes:
-        pages: Virtual pages; the export is an owner of each.
-        hidden: For each page what is masked in it, ``[page_size]`` bool, or None.
-        metadata: As given by the exporter.
-        instance: Name of the exporter; the export ends with it unless it is persistent.
-        expires_at: On trio's clock; None if it stays.
-        used_at: When it was last imported, or made.
-    """
-
-    owner: str
-    name: str
-    pages: list[int]
-    hidden: list[NDArray[np.bool_] | None]
-    permission: Permission
-    is_persistent: bool
-    expires_at: float | None
-    metadata: bytes
-    instance: str
-    used_at: float
-    num_imports: int = field(default=0)
-
-
-@dataclass(slots=True)
-class _Usage:
-    """What the exports of an owner take."""
-
-    num: int = 0
-    num_pages: int = 0
-    num_bytes: int = 0
-
-    def add(self, export: Export, sign: int) -> None:
-        """Count an export, or with -1 one less."""
-        self.num += sign
-        self.num_pages += sign * len(export.pages)
-        self.num_bytes += sign * len(export.metadata)
 
 
 class ExportIndex:
@@ -94,17 +29,39 @@ class ExportIndex:
     Args:
         pool: The model's pages.
         now: The time, on trio's clock.
+        model: Its name, for messages.
+        forget: Takes an export out of the register, by its number there, soon; None where
+            there is no register.
+
+    Attributes:
+        on_added: Each is told of a new export.
+        on_released: Each is told of an export whose pages are given back.
     """
 
-    def __init__(self, pool: PagePool, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        now: Callable[[], float],
+        *,
+        model: str = "the model",
+        forget: Callable[[int], None] | None = None,
+    ) -> None:
         self._pool, self._now = pool, now
+        self._model, self._forget = model, forget
+        self._loss = ""
         self._exports: dict[tuple[str, str], Export] = {}
         # Those that end by themselves: by time, a heap with entries of exports that are gone;
         # and by the instance that made them.
         self._ends: list[tuple[float, int, Export]] = []
         self._numbers = itertools.count()
         self._of_instance: dict[str, dict[int, Export]] = {}
-        self._usage: dict[str, _Usage] = {}  # by owner
+        self._usage: dict[str, Usage] = {}  # by owner
+        self.on_added: list[Callable[[Export], None]] = []
+        self.on_released: list[Callable[[Export], None]] = []
+
+    def count_with(self, other: ExportIndex) -> None:
+        """Count what owners have in both together. This one has no export yet."""
+        self._usage = other._usage
 
     def __len__(self) -> int:
         return len(self._exports)
@@ -124,13 +81,26 @@ class ExportIndex:
             BadArgumentError: The name or the metadata is not usable.
             LimitError: The owner has too many.
         """
+        self.admit(export)
+        self.adopt(export)
+
+    def admit(self, export: Export) -> None:
+        """Own the pages of an export that :meth:`adopt` adds, or :meth:`turn_down` gives back.
+
+        Raises what :meth:`add` does.
+        """
         self.expire()  # what is over does not count
-        self._check(export)
-        if (export.owner, export.name) not in self._exports:
-            self._make_room(export.owner)
-        self._check_usage(export)
+        check_export(export)
+        replaced = self._exports.get((export.owner, export.name))
+        if replaced is None:
+            self.make_room(export.owner)
+        check_usage(self._usage.get(export.owner, Usage()), export, replaced)
         for page in export.pages:
             self._pool.share(page)
+        self._usage.setdefault(export.owner, Usage()).add(export, 1)
+
+    def adopt(self, export: Export) -> None:
+        """Add an export that was admitted. The owner's of that name is replaced."""
         key = export.owner, export.name
         replaced = self._exports.pop(key, None)
         self._exports[key] = export
@@ -138,9 +108,22 @@ class ExportIndex:
             self._end_later(export, export.expires_at)
         if not export.is_persistent:
             self._of_instance.setdefault(export.instance, {})[id(export)] = export
-        self._usage.setdefault(export.owner, _Usage()).add(export, 1)
         if replaced is not None:
-            self._release(replaced)
+            # A record was replaced by one of the same name.
+            self._release(replaced, forgets=export.record is None)
+        for tell in self.on_added:
+            tell(export)
+        if not self._pool.lost.isdisjoint(export.pages):
+            self._lose(export)
+
+    def turn_down(self, export: Export) -> None:
+        """Give the pages of an export back that was admitted."""
+        self._uncount(export)
+
+    def restore(self, export: Export) -> None:
+        """Add a lost export of an earlier server, whatever the limits."""
+        self._usage.setdefault(export.owner, Usage()).add(export, 1)
+        self.adopt(export)
 
     def remove(self, owner: str, name: str) -> None:
         """Drop an export of this owner.
@@ -148,11 +131,20 @@ class ExportIndex:
         Raises:
             NotFoundError: There is none of that name.
         """
+        self.drop(self.find_own(owner, name))
+
+    def find_own(self, owner: str, name: str) -> Export:
+        """Return an export of this owner. Raises what :meth:`remove` does."""
         self.expire()
-        export = self._exports.pop((owner, name), None)
+        export = self._exports.get((owner, name))
         if export is None:
             raise NotFoundError(f"{owner} has no export {name!r}")
-        self._release(export)
+        return export
+
+    def drop(self, export: Export) -> None:
+        """Drop an export, unless it has ended or was replaced."""
+        if self._has(export):
+            self._drop([export])
 
     def find(self, owner: str, name: str) -> Export:
         """Return an export that inferlets of ``owner`` may import.
@@ -183,9 +175,19 @@ class ExportIndex:
 
         Raises:
             NotFoundError: As :meth:`find`.
+            ExportLostError: Its pages are gone.
             BadArgumentError: It has another number of pages than ``count``.
         """
         export = self.find(owner, name)
+        if export.loss:
+            raise ExportLostError(
+                export.loss,
+                model=self._model,
+                owner=export.owner,
+                name=export.name,
+                num_pages=export.num_lost,
+                made_at=export.made_at,
+            )
         if count != len(export.pages):
             raise BadArgumentError(
                 f"the export {name!r} has {len(export.pages)} pages, but {count} numbers are "
@@ -220,10 +222,17 @@ class ExportIndex:
         """Drop what an inferlet exported for its own lifetime only."""
         self._drop(list(self._of_instance.get(instance, {}).values()))
 
-    def drop_lost(self) -> None:
-        """Drop what has a page whose contents have gone with an engine."""
+    def lose(self, reason: str) -> None:
+        """Empty what has a page whose contents have gone with an engine; caches are dropped.
+
+        Args:
+            reason: For whoever imports one.
+        """
+        self._loss = reason
         lost = self._pool.lost
-        self._drop([e for e in self._exports.values() if not lost.isdisjoint(e.pages)])
+        for export in list(self._exports.values()):
+            if not lost.isdisjoint(export.pages):
+                self._lose(export)
 
     def clear(self) -> None:
         """Drop all exports."""
@@ -297,63 +306,41 @@ class ExportIndex:
     def _has(self, export: Export) -> bool:
         return self._exports.get((export.owner, export.name)) is export
 
-    def _make_room(self, owner: str) -> None:
+    def make_room(self, owner: str) -> None:
         """Drop some of an owner's exports that nobody uses, if the owner has too many."""
-        if self._usage.get(owner, _Usage()).num < MAX_EXPORTS_OF_OWNER:
+        most = export_limits.MAX_EXPORTS_OF_OWNER
+        if self._usage.get(owner, Usage()).num < most:
             return
         idle = [export for export in self._unused() if export.owner == owner]
         idle.sort(key=lambda export: export.used_at)
-        self._drop(idle[: max(int(MAX_EXPORTS_OF_OWNER * DROPPED_AT_ONCE), 1)])
+        self._drop(idle[: max(int(most * DROPPED_AT_ONCE), 1)])
 
-    def _release(self, export: Export) -> None:
+    def _lose(self, export: Export) -> None:
+        if export.is_cache:
+            self._drop([export])
+            return
+        self._uncount(export)
+        export.loss, export.num_lost = self._loss, len(export.pages)
+        export.pages, export.hidden = [], []
+        self._usage.setdefault(export.owner, Usage()).add(export, 1)
+
+    def _release(self, export: Export, *, forgets: bool = True) -> None:
         if not export.is_persistent:
             made = self._of_instance[export.instance]
             del made[id(export)]
             if not made:
                 del self._of_instance[export.instance]
+        self._uncount(export)
+        if forgets and self._forget is not None and export.record is not None:
+            self._forget(export.record)
+
+    def _uncount(self, export: Export) -> None:
+        """Give the pages of an export back, and what it counts."""
+        for tell in self.on_released:
+            tell(export)
         usage = self._usage[export.owner]
         usage.add(export, -1)
         if not usage.num:
             del self._usage[export.owner]
         for page in export.pages:
             self._pool.release(page)
-
-    def _check(self, export: Export) -> None:
-        name = export.name
-        if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
-            raise BadArgumentError(
-                f"the name of an export has 1 to {MAX_NAME_CHARACTERS} printable characters, "
-                f"got {name[:40]!r}"
-            )
-        if not export.pages or len(set(export.pages)) != len(export.pages):
-            raise BadArgumentError(
-                "an export has at least one page, and none twice (forks of a page that were not "
-                "written since are one page)"
-            )
-        if len(export.metadata) > MAX_METADATA_BYTES:
-            raise LimitError(
-                f"the metadata of an export has at most {MAX_METADATA_BYTES} bytes, "
-                f"got {len(export.metadata)}"
-            )
-
-    def _check_usage(self, export: Export) -> None:
-        name = export.name
-        usage = replace(self._usage.get(export.owner, _Usage()))
-        if (old := self._exports.get((export.owner, name))) is not None:
-            usage.add(old, -1)
-        if usage.num >= MAX_EXPORTS_OF_OWNER:
-            raise LimitError(
-                f"{export.owner} has {usage.num} exports, which is as many as an owner may "
-                "have: take some back first"
-            )
-        usage.add(export, 1)
-        if usage.num_bytes > MAX_METADATA_BYTES_OF_OWNER:
-            raise LimitError(
-                f"the metadata of {export.owner}'s exports would have {usage.num_bytes} bytes, "
-                f"but {MAX_METADATA_BYTES_OF_OWNER} are the limit: take some back first"
-            )
-        if usage.num_pages > MAX_PAGES_OF_OWNER:
-            raise LimitError(
-                f"the exports of {export.owner} would have {usage.num_pages} pages, but "
-                f"{MAX_PAGES_OF_OWNER} are the limit: take some back first"
-            )

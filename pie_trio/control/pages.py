@@ -175,6 +175,26 @@ class PagePool:
         self.positions[places] = positions
         return is_overwritten
 
+    def add_swapped(
+        self,
+        positions: NDArray[np.int32],
+        filled: NDArray[np.bool_],
+        data: NDArray[np.uint8] | None,
+    ) -> int:
+        """Return a virtual page with one owner that comes from elsewhere, by host memory.
+
+        Args:
+            positions: ``[page_size]``: see :attr:`positions`.
+            filled: ``[page_size]``: see :attr:`filled`.
+            data: ``[page_bytes]``; None where nothing was ever written.
+        """
+        page = self.allocate()
+        self.positions[page], self.filled[page] = positions, filled
+        if data is not None:
+            self.physical[page], self.swapped[page] = SWAPPED, data
+        self._look_for_holes(page)
+        return page
+
     def note_copied(self, source: int, target: int) -> None:
         """Note that the engine copied what is filled of one page to another."""
         self.filled[target] = self.filled[source]

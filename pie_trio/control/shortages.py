@@ -196,7 +196,13 @@ class Shortages:
             tenant.on_evicted(error)
 
     async def suspend(self, tenant: Tenant) -> None:
-        """Move what an inferlet alone holds to host memory, if there is room."""
+        """Move what an inferlet alone holds to host memory, if there is room.
+
+        For another replica, which only reads pages, they stay where they are.
+        """
+        if tenant.on_read is not None:
+            await self._read(tenant, tenant.on_read)
+            return
         pages = self._exclusive(tenant)
         if tenant.is_suspended or len(pages) > self._num_swap_free:
             return
@@ -220,6 +226,23 @@ class Shortages:
         still = [page for page in pages if page in kept]
         self._pool.swap_out(still, data[0][is_kept])
         return len(still)
+
+    async def _read(
+        self, tenant: Tenant, on_read: Callable[[int, NDArray[np.uint8]], None]
+    ) -> None:
+        """Tell what the pages of a tenant hold, wherever they are."""
+        pool = self._pool
+        pages = [page for page in tenant.pages() if int(pool.physical[page]) >= 0]
+        data: list[NDArray[np.uint8]] = []
+        physical = pool.physical[np.array(pages, np.intp)]
+        if pages and await self._on_device(
+            lambda: data.append(self._engine.read_pages(physical))
+        ):
+            for page, content in zip(pages, data[0], strict=True):
+                on_read(page, content)
+        for page in tenant.pages():
+            if page in pool.swapped:
+                on_read(page, pool.swapped[page])
 
     async def _resume(self, tenant: Tenant) -> None:
         pages = sorted(self._pool.swapped.keys() & tenant.used_pages())

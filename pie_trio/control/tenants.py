@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pie_trio.control.commands import Command
     from pie_trio.control.totals import Totals
 
@@ -23,6 +26,8 @@ class Tenant:
         on_pressure: Tells it that pages are short; False if it does not listen.
         on_evicted: Ends it, with the reason.
         totals: Counts its ``tokens``, if anybody does.
+        on_read: Gets each of its pages with what it holds, ``[page_bytes]`` uint8, where it is
+            suspended: it only reads them. None for an inferlet, whose pages are moved.
 
     Attributes:
         unfinished: Its commands that have not finished, in order.
@@ -49,6 +54,7 @@ class Tenant:
         "num_tokens",
         "on_evicted",
         "on_pressure",
+        "on_read",
         "pages",
         "totals",
         "unfinished",
@@ -63,10 +69,11 @@ class Tenant:
         on_pressure: Callable[[], bool] = lambda: False,
         on_evicted: Callable[[Exception], None] = lambda _: None,
         totals: Totals | None = None,
+        on_read: Callable[[int, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         self.name, self.age = name, age
         self.pages, self.on_pressure, self.on_evicted = pages, on_pressure, on_evicted
-        self.totals = totals
+        self.totals, self.on_read = totals, on_read
         self.unfinished: dict[Command, None] = {}
         self.last_used_at = float("-inf")
         self.is_suspended = False

@@ -46,6 +46,7 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
     async def open_it(
         *,
         engine: Engine | None = None,
+        num_replicas: int = 1,
         open_device: OpenDevice = open_device_thread,
         tokenizer: Tokenizer | None = None,
         num_warm: int = 0,
@@ -57,13 +58,14 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
     ) -> AsyncGenerator[Launcher]:
         ordinary = language.runtime.slice_ticks
         language.runtime.slice_ticks = slice_ticks or ordinary
-        fake = engine or FakeEngine()
-        loaded = LoadedEngine(fake, tokenizer or FakeTokenizer(), open_device)
+        engines = [engine or FakeEngine() for _ in range(num_replicas)]
+        loaded = [
+            LoadedEngine(one, tokenizer or FakeTokenizer(), open_device)
+            for one in engines
+        ]
         instance_limits = InstanceLimits(**limits)
         async with (
-            open_models(
-                [loaded], control or ControlConfig(), instance_limits
-            ) as models,
+            open_models(loaded, control or ControlConfig(), instance_limits) as models,
             open_services(models, **(services or {})) as offered,
             open_launcher(
                 language,
@@ -77,9 +79,10 @@ def open_fake(language: LinkedComponent) -> OpenLauncher:
                 yield launcher
             finally:
                 language.runtime.slice_ticks = ordinary
-            if isinstance(fake, FakeEngine):
-                assert fake.num_processors == 0, "a processor was lost"
-            for model in models.values():
+            for fake in engines:
+                if isinstance(fake, FakeEngine):
+                    assert fake.num_processors == 0, "a processor was lost"
+            for model in [one for all_ in models.values() for one in all_.replicas]:
                 assert model.pool.num_free == model.pool.num_pages, "a page was lost"
                 model.pool.check()
 

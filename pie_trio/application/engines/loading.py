@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_parallel",
+    "check_replicas",
     "open_model",
     "prepare_torch",
     "start_engine",
@@ -82,7 +83,10 @@ def open_model(config: ModelConfig, part: Part | None = None) -> LoadedModel:
 
 
 def start_engine(
-    config: ModelConfig, process: EngineProcessConfig | None = None
+    config: ModelConfig,
+    process: EngineProcessConfig | None = None,
+    *,
+    replica: int = 0,
 ) -> tuple[RemoteEngine, Tokenizer]:
     """Load a model in a process of its own, and its tokenizer in this one. Blocks.
 
@@ -91,6 +95,7 @@ def start_engine(
     Args:
         config: The model.
         process: Times and limits.
+        replica: Which of the model's engines, from 0.
 
     Raises:
         ConfigError: torch is missing, or the model cannot be used.
@@ -102,15 +107,16 @@ def start_engine(
 
     # Before a process is started; and each one gets the same number of pages.
     found, config = read_model_directory(config.directory), with_pages(config)
+    check_replicas(config)
     check_parallel(config)
     check_split(found.config, config.tensor_parallel)
     tokenizer = load_tokenizer(
         found.path / "tokenizer.json", vocab_size=found.config.vocab_size
     )
     engine = RemoteEngine(
-        config.name,
+        config.name if config.replicas == 1 else f"{config.name} (replica {replica})",
         partial(_open_engine, replace(config, adapters=())),
-        engine_environment(_num_threads(config)),
+        engine_environment(_num_threads(config)) | _own_gpus(config, replica),
         adapters=config.adapters,
         config=process,
     )
@@ -148,6 +154,35 @@ def check_parallel(config: ModelConfig) -> None:
         visible_gpus(size)
 
 
+def check_replicas(config: ModelConfig) -> None:
+    """Check whether the replicas of a model can be where it is to run.
+
+    Raises:
+        ConfigError: They cannot, or there are too few GPUs.
+    """
+    count = config.replicas
+    if count < 1:
+        raise ConfigError(f"--replicas takes 1 or more, got {count}")
+    if count == 1:
+        return
+    if config.device == "auto":
+        raise ConfigError(
+            f"--replicas {count} needs to know where the replicas are: say --device cuda, or "
+            "--device cpu"
+        )
+    if config.device == "cuda":
+        visible_gpus(count * config.tensor_parallel)
+
+
+def _own_gpus(config: ModelConfig, replica: int) -> dict[str, str]:
+    """Return which GPUs a replica sees, as the environment of its process says it."""
+    if config.replicas == 1 or config.device != "cuda":
+        return {}
+    size = config.tensor_parallel
+    names = visible_gpus(config.replicas * size)[replica * size :][:size]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
+
+
 def _open_engine(config: ModelConfig) -> TorchEngine:
     size = config.tensor_parallel
     if size == 1:
@@ -169,7 +204,7 @@ def _open_part(config: ModelConfig, part: Part | None) -> TorchEngine:
 def _num_threads(config: ModelConfig) -> int | None:
     """Return how many threads a step should use; None for torch's own choice.
 
-    Ranks share the cores.
+    Ranks and replicas share the cores.
 
     A second thread costs more than it saves on a model whose weights fit the caches: measured
     with 2 busy cores, 0.7 ms a step with one thread and 40 ms with two.
@@ -181,6 +216,5 @@ def _num_threads(config: ModelConfig) -> int | None:
     )
     if weights < SMALL_MODEL_BYTES:
         return 1
-    if config.tensor_parallel > 1:
-        return max(1, num_cores() // config.tensor_parallel)
-    return None
+    num_processes = config.tensor_parallel * config.replicas
+    return max(1, num_cores() // num_processes) if num_processes > 1 else None

@@ -63,8 +63,8 @@ class ModelSize:
 
     Attributes:
         weight_bytes: As they are computed with, and the places for hidden states; of all
-            processes that have a part of it.
-        page_bytes: Of one KV page in all layers, as well.
+            processes that have it or a part of it.
+        page_bytes: Of one KV page in all layers, in each of its replicas.
     """
 
     weight_bytes: int
@@ -119,7 +119,8 @@ def measure_model(config: ModelConfig) -> ModelSize:
     embeds = config.num_embeds * decoder.hidden_size * item_bytes
     weights += config.tensor_parallel * embeds
     numbers = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim
-    return ModelSize(weights, config.page_size * numbers * item_bytes)
+    page_bytes = config.page_size * numbers * item_bytes
+    return ModelSize(config.replicas * weights, config.replicas * page_bytes)
 
 
 def _is_copied(tensor: str, shape: Sequence[int]) -> bool:
@@ -136,7 +137,8 @@ def size_models(
     """Return the models with numbers of KV pages for which there is memory.
 
     Those without a number or size of their own get equal parts of what is left beside all
-    weights, the others' pages and a reserve, up to :data:`MAX_DEFAULT_PAGES`.
+    weights, the others' pages and a reserve, up to :data:`MAX_DEFAULT_PAGES`. Replicas share what
+    a model gets.
 
     Args:
         models: As the operator wants them.
@@ -181,11 +183,11 @@ def _find_for(models: Sequence[ModelConfig]) -> AvailableMemory:
     """
     if not models or any(model.device != "cuda" for model in models):
         return find_memory()
-    counts = {model.tensor_parallel for model in models}
+    counts = {model.tensor_parallel * model.replicas for model in models}
     if len(counts) > 1:
         raise ConfigError(
-            "models on GPUs are shared by the same number of them, but --tensor-parallel is "
-            f"{' and '.join(map(str, sorted(counts)))}: serve them from two servers"
+            "models on GPUs are shared by the same number of them, but --tensor-parallel times "
+            f"--replicas is {' and '.join(map(str, sorted(counts)))}: serve them from two servers"
         )
     (count,) = counts
     limit = "the GPU's memory" if count == 1 else f"the memory of {count} GPUs"
@@ -227,9 +229,13 @@ def _fixed_pages(model: ModelConfig, size: ModelSize) -> int | None:
     if count < 1:
         raise ConfigError(
             f"a KV page of {model.name} takes {size.page_bytes:,} bytes ({model.page_size} "
-            f"tokens in {model.dtype}), but --kv-memory gives {model.kv_bytes:,}: give more"
+            f"tokens in {model.dtype}{_on_replicas(model)}), but --kv-memory gives {model.kv_bytes:,}: give more"
         )
     return count
+
+
+def _on_replicas(model: ModelConfig) -> str:
+    return f" on {model.replicas} replicas" if model.replicas > 1 else ""
 
 
 def _does_not_fit(
@@ -241,6 +247,7 @@ def _does_not_fit(
     parts: list[str] = []
     for model, size, count in zip(models, sizes, fixed, strict=True):
         text = f"{model.name} has {format_bytes(size.weight_bytes)} of weights"
+        text += _on_replicas(model)
         if model.quantize is None:
             text += f" in {model.dtype}"
         if count is None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from pie_trio.application.host.grants import check_grant
-from pie_trio.application.host.interface import HANDLES, fallible, interface
+from pie_trio.application.host.interface import (
+    HANDLES,
+    fallible,
+    interface,
+    waiting,
+)
+from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.values import (
     BOOL,
     F64,
@@ -24,7 +31,7 @@ from pie_trio.application.wasm.values import (
     Variant,
 )
 from pie_trio.control.exports import Export, Permission
-from pie_trio.errors import BadArgumentError
+from pie_trio.errors import BadArgumentError, InferletError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +64,8 @@ def export_kvpage(
     permission: tuple[str, Any],
     seconds_to_live: float | None,
     metadata: NDArray[np.uint8],
-) -> None:
-    """Offer pages under a name."""
+) -> Waiting | None:
+    """Offer pages under a name; wait until that is safe if it outlives the server."""
     model, table = session.page_table(queue)
     now = trio.current_time()
     if seconds_to_live is not None and not (
@@ -67,43 +74,78 @@ def export_kvpage(
         raise BadArgumentError(
             f"a time to live is a finite number of seconds above 0, got {seconds_to_live}"
         )
-    model.exports.add(
-        Export(
-            owner=session.launch.owner,
-            name=name,
-            pages=[table.get(page) for page in pages],
-            hidden=[table.hidden.get(page) for page in pages],
-            permission=_permission(session, *permission),
-            is_persistent=persistent,
-            expires_at=None if seconds_to_live is None else now + seconds_to_live,
-            metadata=metadata.tobytes(),
-            instance=session.launch.instance_id,
-            used_at=now,
-        )
+    export = Export(
+        owner=session.launch.owner,
+        name=name,
+        pages=[table.get(page) for page in pages],
+        hidden=[table.hidden.get(page) for page in pages],
+        permission=_permission(session, *permission),
+        is_persistent=persistent,
+        expires_at=None if seconds_to_live is None else now + seconds_to_live,
+        metadata=metadata.tobytes(),
+        instance=session.launch.instance_id,
+        used_at=now,
     )
+    model.shared_exports.make_room(export.owner)
+    if model.recorder.records(export):
+        return Waiting(partial(model.recorder.add, export))
+    model.exports.add(export)
+    return None
 
 
-def unexport_kvpage(session: Session, queue: int, name: str) -> None:
-    """Take an export back."""
-    session.queues.get(queue).model.exports.remove(session.launch.owner, name)
+def unexport_kvpage(session: Session, queue: int, name: str) -> Waiting | None:
+    """Take an export back; wait until that is safe if it outlives the server."""
+    owner = session.launch.owner
+    model = session.queues.get(queue).model.shared_exports.holder(owner, name)
+    export = model.exports.find_own(owner, name)
+    if model.recorder.records(export):
+        return Waiting(partial(model.recorder.remove, export))
+    model.exports.drop(export)
+    return None
 
 
-def import_kvpage(session: Session, queue: int, name: str, pages: list[int]) -> None:
-    """Let unused numbers stand for the pages of an export."""
+def import_kvpage(
+    session: Session, queue: int, name: str, pages: list[int]
+) -> Waiting | None:
+    """Let unused numbers stand for the pages of an export.
+
+    Those of another replica are copied first: see :mod:`pie_trio.control.shared_exports`.
+    """
     model, table = session.page_table(queue)
+    shared = model.shared_exports
+    asked = session.launch.owner, name, len(pages)
+
+    def add(taken: tuple[Export, list[int]]) -> None:
+        export, found = taken
+        for handle, page, hidden in zip(pages, found, export.hidden, strict=True):
+            table.add(handle, page)
+            if hidden is not None:
+                table.hide(handle, hidden)
+
     table.check_unused(pages)
-    export = model.exports.take(session.launch.owner, name, len(pages))
-    for handle, page, hidden in zip(pages, export.pages, export.hidden, strict=True):
-        table.add(handle, page)
-        if hidden is not None:
-            table.hide(handle, hidden)
+    if (taken := shared.take(*asked)) is not None:
+        add(taken)
+        return None
+
+    async def bring() -> None:
+        while (taken := await shared.bring(*asked) or shared.take(*asked)) is None:
+            pass  # another inferlet has copied them, or has replaced the export meanwhile
+        try:
+            table.check_unused(pages)  # what others of its user took counts as well
+        except InferletError:
+            for page in taken[1]:
+                model.pool.release(page)
+            raise
+        add(taken)
+
+    return Waiting(bring)
 
 
 def get_export(session: Session, queue: int, name: str) -> tuple[Any, ...]:
     """Return the record ``export-info``."""
     model = session.queues.get(queue).model
     owner = session.launch.owner
-    return _describe(model, owner, model.exports.find(owner, name))
+    return _describe(model, owner, model.shared_exports.find(owner, name))
 
 
 def list_exports(session: Session, queue: int, prefix: str) -> list[tuple[Any, ...]]:
@@ -112,7 +154,7 @@ def list_exports(session: Session, queue: int, prefix: str) -> list[tuple[Any, .
     owner = session.launch.owner
     return [
         _describe(model, owner, export)
-        for export in model.exports.list_for(owner, prefix)
+        for export in model.shared_exports.list_for(owner, prefix)
     ]
 
 
@@ -146,7 +188,7 @@ def _describe(model: ServedModel, owner: str, export: Export) -> tuple[Any, ...]
 INTERFACE = interface(
     "exports",
     {
-        "export-kvpage": fallible(
+        "export-kvpage": waiting(
             export_kvpage,
             Unit(),
             U32,
@@ -157,8 +199,8 @@ INTERFACE = interface(
             Option(F64),
             Array(U8),
         ),
-        "unexport-kvpage": fallible(unexport_kvpage, Unit(), U32, STRING),
-        "import-kvpage": fallible(import_kvpage, Unit(), U32, STRING, HANDLES),
+        "unexport-kvpage": waiting(unexport_kvpage, Unit(), U32, STRING),
+        "import-kvpage": waiting(import_kvpage, Unit(), U32, STRING, HANDLES),
         "get-export": fallible(get_export, EXPORT_INFO, U32, STRING),
         "list-exports": fallible(list_exports, List(EXPORT_INFO), U32, STRING),
     },

@@ -32,7 +32,7 @@ MODEL_INFO = Record(
 
 def available_models(session: Session) -> list[str]:
     """Return the names of all models, the default one first."""
-    return list(session.models)
+    return list(session.services.models)
 
 
 def available_traits(session: Session, name: str) -> list[str]:
@@ -45,7 +45,7 @@ def models_with_traits(session: Session, traits: list[str]) -> list[str]:
     wanted = set(traits)
     return [
         name
-        for name, model in session.models.items()
+        for name, model in session.services.models.items()
         if wanted <= set(model.info.traits)
     ]
 

@@ -32,6 +32,7 @@ from pie_trio.control.handles import HandleTable
 from pie_trio.control.inbox import Inbox
 from pie_trio.control.outbox import Outbox
 from pie_trio.control.page_table import PageTable
+from pie_trio.control.placing import Placement
 from pie_trio.control.tenants import Tenant
 from pie_trio.control.tickets import STOP, TicketTable
 from pie_trio.errors import BadArgumentError, LimitError, StoppingError
@@ -103,6 +104,7 @@ class Session:
         spawner: Launches its children. Set by whoever runs it.
         program: What it runs. Set by whoever runs it.
         tree: What is charged for it and its children together.
+        models: The replicas that it uses, by the name of the model.
     """
 
     def __init__(
@@ -118,7 +120,6 @@ class Session:
             limits,
             log,
         )
-        self.models = services.models
         self.on_ended: Callable[[Exception], None] = lambda _: None
         self.on_stop: Callable[[], None] = lambda: None
         self.stop_reason: Exception | None = None
@@ -131,6 +132,9 @@ class Session:
         self.tree = launch.tree or Tree(
             launch.instance_id, limits, num_models=max(1, len(services.models))
         )
+        self.models = Placement(services.models, self.tree.placement)
+        if self.tree.placement is None:
+            self.tree.placement = self.models
         self.share = services.quotas.share_of(launch.owner, launch.key, self.tree.quota)
         boxes: dict[str, Any] = {
             "max_unread": limits.max_unread,
@@ -246,6 +250,7 @@ class Session:
             await self.tasks.close()
             self.children.close()
             await self.in_flight.wait_finished()
+        self.models.close()
         for processor in self.processors.clear():
             processor.drop()
         self.http.close()
@@ -265,18 +270,17 @@ class Session:
     # ---- what the interfaces share ---------------------------------------------------
 
     def model(self, name: str) -> ServedModel:
-        """Return a model by name; the default one without.
+        """Return the instance's replica of a model by name; of the default one without.
 
         Raises:
             BadArgumentError: There is no such model.
         """
-        if not name:
-            return next(iter(self.models.values()))
+        served = self.services.models
         try:
-            return self.models[name]
+            return self.models[name or next(iter(served))]
         except KeyError:
             raise BadArgumentError(
-                f"there is no model {name!r}: the server has {', '.join(self.models)}"
+                f"there is no model {name!r}: the server has {', '.join(served)}"
             ) from None
 
     def page_table(self, queue: int) -> tuple[ServedModel, PageTable]:

@@ -15,6 +15,7 @@ from pie_trio.control.totals import Totals
 if TYPE_CHECKING:
     from pie_trio.application.computing import Account
     from pie_trio.config import InstanceLimits
+    from pie_trio.control.placing import Placement
 
 __all__ = ["Tree"]
 
@@ -37,6 +38,7 @@ class Tree:
             ``http_requests``, ``http_bytes``, ``log_bytes``.
         log_allowance: What they may log.
         account: Of the CPU time that they use; None where nobody counts it.
+        placement: Of the instance at its root: the others are where that is.
     """
 
     def __init__(self, name: str, limits: InstanceLimits, *, num_models: int) -> None:
@@ -72,6 +74,7 @@ class Tree:
             limits.log_bytes, limits.log_bytes_per_second, self.totals
         )
         self.account: Account | None = None
+        self.placement: Placement | None = None
 
     def charge(self, seconds: float) -> None:
         """Charge CPU time that was used for one of them, in whatever thread."""

@@ -512,8 +512,9 @@ class Launcher:
             return False
         since = trio.current_time() - CONTENTION_MEMORY_SECONDS
         return any(
-            model.batcher.num_unfinished or model.batcher.last_step_at > since
+            replica.batcher.num_unfinished or replica.batcher.last_step_at > since
             for model in self.models.values()
+            for replica in model.replicas
         )
 
 

@@ -106,7 +106,9 @@ def render(
         key=lambda one: (one["state"] != "running", -one["launched_at"]),
     )
     if height is not None:
-        used = HEADER_LINES + MODEL_LINES * len(state.models)
+        used = HEADER_LINES + sum(
+            MODEL_LINES + _has_replicas(model) for model in state.models.values()
+        )
         room = max(1, height - used)
         left_out = len(rows) - room
         rows = rows[:room]
@@ -150,7 +152,27 @@ def _model_lines(name: str, model: Mapping[str, Any], width: int) -> list[Text]:
     bar.append("█" * round(room * used / max(1, pages)), style="cyan")
     bar.append("░" * (room - round(room * used / max(1, pages))), style="dim")
     lines.append(_cut(bar + _dim(f"  {used:,} of {pages:,}{swapped}"), width))
+    if _has_replicas(model):
+        lines.append(_cut(_replicas(model["replicas"]), width))
     return lines
+
+
+def _has_replicas(model: Mapping[str, Any]) -> bool:
+    return len(model.get("replicas", ())) > 1
+
+
+def _replicas(replicas: Sequence[Mapping[str, Any]]) -> Text:
+    """Return how full each replica is, and how many instances it has."""
+    line = Text(f"{'replicas':<{NAME_WIDTH}}")
+    for number, one in enumerate(replicas):
+        line.append(f"{number}: ", style="dim")
+        if one["state"] == "ready":
+            used = one["pages"] - one["pages_free"]
+            share = f"{100 * used / max(1, one['pages']):.0f} %"
+            line.append(f"{share}, {one['instances']} running   ")
+        else:
+            line.append(f"{one['state']}   ", style="bold red")
+    return line
 
 
 def _table(rows: Sequence[Mapping[str, Any]], now: float, width: int) -> Table:

@@ -12,6 +12,7 @@ import trio
 from pie_trio.application.authoring.manifest import Manifest
 from pie_trio.application.authoring.packing import PackedProgram, load_packed
 from pie_trio.application.authoring.projects import load_project
+from pie_trio.application.engines.loading import check_replicas
 from pie_trio.application.engines.memory import RUN_KV_BYTES, size_models
 from pie_trio.application.lifecycle.instances import (
     link_component,
@@ -287,7 +288,7 @@ def load_engines(
     *,
     default_kv_bytes: int | None = RUN_KV_BYTES,
 ) -> Generator[Sequence[LoadedEngine]]:
-    """Load models, each as :func:`load_engine` does, and close their engines at the end.
+    """Load models, each engine as :func:`load_engine` does, and close them at the end.
 
     Args:
         models: The first is the default.
@@ -298,11 +299,14 @@ def load_engines(
     Raises:
         ConfigError: They do not fit the memory, or one cannot be used.
     """
+    for model in models:
+        check_replicas(model)
     with ExitStack() as stack:
         engines: list[LoadedEngine] = []
         for model in size_models(models, default_kv_bytes=default_kv_bytes):
-            engines.append(load_engine(model, kind))
-            stack.callback(engines[-1].engine.close)
+            for replica in range(model.replicas):
+                engines.append(load_engine(model, kind, replica=replica))
+                stack.callback(engines[-1].engine.close)
         yield engines
 
 

@@ -110,28 +110,37 @@ def default_model(packaged: Path = PACKAGED_MODEL) -> ModelConfig:
 
 
 def load_engine(
-    config: ModelConfig, kind: Literal["thread", "process"] | None = None
+    config: ModelConfig,
+    kind: Literal["thread", "process"] | None = None,
+    *,
+    replica: int = 0,
 ) -> LoadedEngine:
     """Load a model in this process, to be stepped by a thread, or in a process of its own. Blocks.
 
     Args:
         config: The model.
         kind: Where; None for a thread, if that is possible.
+        replica: Which of the model's engines, from 0.
 
     Raises:
         ConfigError: torch is missing, or the model cannot be used.
         EngineError: The process has ended.
     """
+    if kind == "thread" and config.replicas > 1:
+        raise ConfigError(
+            f"--replicas {config.replicas} needs processes: start with --engine process, the "
+            "default"
+        )
     has_ranks = config.tensor_parallel > 1
     if kind == "thread" and has_ranks:
         raise ConfigError(
             f"--tensor-parallel {config.tensor_parallel} needs processes: start with --engine "
             "process, the default"
         )
-    if not has_ranks and kind != "process":
+    if not has_ranks and config.replicas == 1 and kind != "process":
         loaded = open_model(config)
         return LoadedEngine(loaded.engine, loaded.tokenizer)
-    engine, tokenizer = start_engine(config)
+    engine, tokenizer = start_engine(config, replica=replica)
     return LoadedEngine(engine, tokenizer, lambda _: open_process_device(engine))
 
 

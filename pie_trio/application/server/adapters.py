@@ -140,7 +140,7 @@ class ServedAdapters:
                 f"the adapter {name} was not loaded by {owner.name}: who has loaded it may drop "
                 "it, and who has a key with the scope admin"
             )
-        served.drop_adapter(name)
+        served.replicas.drop_adapter(name)
         self._forget(served.info.name, name)
 
     async def _load(
@@ -152,7 +152,7 @@ class ServedAdapters:
         self._forget(*key)
         self._loaded[key] = loaded
         try:
-            await served.load_adapter(name, directory)
+            await served.replicas.load_adapter(name, directory)
         finally:
             # Also where the client has left: then it is loaded all the same.
             loaded.is_ready = name in served.info.adapters

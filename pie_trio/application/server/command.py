@@ -53,6 +53,8 @@ from pie_trio.application.web.shell import (
     serve,
 )
 from pie_trio.config import SERVER_LIMITS, OfferedGrants, SharedLimits
+from pie_trio.control.export_register import open_export_register
+from pie_trio.control.export_tables import EXPORTS_FILE
 from pie_trio.control.quotas import Quotas
 from pie_trio.errors import ConfigError
 
@@ -84,7 +86,7 @@ class ServeOptions:
     Attributes:
         addresses: Where to listen.
         choose_models: Finds the models; the first is the default.
-        data_directory: Of the programs.
+        data_directory: Of the programs, and of what is known of persistent exports.
         store_path: Of the key-value store of inferlets.
         wasm: The sandbox.
         control: Of each model.
@@ -237,7 +239,10 @@ async def _serve(
             open_program_store(
                 options.data_directory, limits=options.server_limits
             ) as programs,
-            open_models(engines, options.control, options.limits) as models,
+            open_export_register(options.data_directory / EXPORTS_FILE) as register,
+            open_models(
+                engines, options.control, options.limits, register=register
+            ) as models,
             open_services(
                 models,
                 store_path=options.store_path,
@@ -322,9 +327,14 @@ def _print_banner(
     for name, model in models.items():
         info = model.info
         size = f", {info.num_pages * info.page_bytes / (1 << 20):.0f} MiB"
+        times = (
+            f", on each of {count} replicas"
+            if (count := len(model.replicas)) > 1
+            else ""
+        )
         lines.append(
             f"  {name} ({info.architecture}): {info.num_pages} KV pages of "
-            f"{info.page_size} tokens{size if info.page_bytes else ''}"
+            f"{info.page_size} tokens{size if info.page_bytes else ''}{times}"
         )
     lines.append(f"on {', '.join(urls)}; {_about_keys(gate)}")
     if is_readable:

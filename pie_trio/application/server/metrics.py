@@ -48,15 +48,23 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
 class ServerMetrics:
     """Counts what happens on a server.
 
+    What is of a model has its name, and where a model has several replicas, the number of one.
+
     Args:
         models: Whose traces are read; see :meth:`watch_traces`.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        self._models = models
+        has_replicas = any(len(model.replicas) > 1 for model in models.values())
+        of_model = ["model", "replica"] if has_replicas else ["model"]
+        self._engines = {
+            (name, str(one.number))[: len(of_model)]: one
+            for name, model in models.items()
+            for one in model.replicas
+        }
         self._programs = set[str]()
-        self._last_step = dict.fromkeys(models, 0)
-        self._last_command = dict.fromkeys(models, float("-inf"))
+        self._last_step = dict.fromkeys(self._engines, 0)
+        self._last_command = dict.fromkeys(self._engines, float("-inf"))
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "pie_requests",
@@ -116,14 +124,14 @@ class ServerMetrics:
             "pie_token_seconds",
             "Of forwards of one token, from submission to result: from token to token in a decode "
             "stream (ITL).",
-            ["model"],
+            of_model,
             buckets=SECONDS,
             registry=registry,
         )
         self.commands = Counter(
             "pie_commands",
             "Finished commands by kind and outcome: ok, or the class of the error.",
-            ["model", "kind", "outcome"],
+            [*of_model, "kind", "outcome"],
             registry=registry,
         )
         self.instance_seconds = Histogram(
@@ -135,26 +143,26 @@ class ServerMetrics:
         self.batch_sizes = Histogram(
             "pie_batch_size",
             "Commands in a step of the device.",
-            ["model", "kind"],
+            [*of_model, "kind"],
             buckets=SIZES,
             registry=registry,
         )
         self.step_seconds = Histogram(
             "pie_step_seconds",
             "Steps of the device.",
-            ["model"],
+            of_model,
             buckets=SECONDS,
             registry=registry,
         )
         self.wait_seconds = Histogram(
             "pie_queue_wait_seconds",
             "From a command's submission to its batch.",
-            ["model"],
+            of_model,
             buckets=SECONDS,
             registry=registry,
         )
         self.tokens = Counter(
-            "pie_tokens", "New tokens that were computed.", ["model"], registry=registry
+            "pie_tokens", "New tokens that were computed.", of_model, registry=registry
         )
         self.sampled = Counter(
             "pie_tokens_sampled",
@@ -169,34 +177,46 @@ class ServerMetrics:
         self.pages = Gauge(
             "pie_pages",
             "KV pages on the device by state.",
-            ["model", "state"],
+            [*of_model, "state"],
             registry=registry,
         )
         self.swapped = Gauge(
             "pie_pages_swapped",
             "KV pages in host memory.",
-            ["model"],
+            of_model,
             registry=registry,
         )
         self.moves = Gauge(
             "pie_page_moves",
             "Times that pages moved to host memory.",
-            ["model"],
+            of_model,
             registry=registry,
         )
         self.suspended = Gauge(
             "pie_instances_suspended",
             "Instances whose pages are in host memory.",
-            ["model"],
+            of_model,
             registry=registry,
         )
         self.exported = Gauge(
-            "pie_exports", "Exports of pages.", ["model"], registry=registry
+            "pie_exports", "Exports of pages.", of_model, registry=registry
+        )
+        self.placed = Gauge(
+            "pie_instances_placed",
+            "Instances that use a model, by where they are placed.",
+            of_model,
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "pie_engine_ready",
+            "1 where there is an engine, 0 while it is started again or lost.",
+            of_model,
+            registry=registry,
         )
         self.unfinished = Gauge(
             "pie_commands_unfinished",
             "Commands that have not finished.",
-            ["model"],
+            of_model,
             registry=registry,
         )
         self.tasks = Gauge(
@@ -254,44 +274,46 @@ class ServerMetrics:
 
     def read_traces(self) -> None:
         """Count the steps and commands since the last time."""
-        for name, model in self._models.items():
+        for names, model in self._engines.items():
             trace = model.batcher.trace
-            steps = trace.steps_after(self._last_step[name])
+            steps = trace.steps_after(self._last_step[names])
             for step in steps:
-                self.batch_sizes.labels(name, step.kind.lower()).observe(step.size)
+                self.batch_sizes.labels(*names, step.kind.lower()).observe(step.size)
                 seconds = step.finished_at - step.chosen_at
-                self.step_seconds.labels(name).observe(seconds)
-                self.tokens.labels(name).inc(step.num_tokens)
-            commands = trace.commands_after(self._last_command[name])
+                self.step_seconds.labels(*names).observe(seconds)
+                self.tokens.labels(*names).inc(step.num_tokens)
+            commands = trace.commands_after(self._last_command[names])
             for command in commands:
                 kind = command.kind.lower()
-                self.commands.labels(name, kind, command.outcome).inc()
+                self.commands.labels(*names, kind, command.outcome).inc()
                 if command.num_tokens == 1 and command.outcome == "ok":
                     seconds = command.finished_at - command.submitted_at
-                    self.token_seconds.labels(name).observe(seconds)
+                    self.token_seconds.labels(*names).observe(seconds)
                 if command.batched_at:
                     seconds = command.batched_at - command.submitted_at
-                    self.wait_seconds.labels(name).observe(seconds)
+                    self.wait_seconds.labels(*names).observe(seconds)
             if steps:
-                self._last_step[name] = steps[0].number
+                self._last_step[names] = steps[0].number
             if commands:
-                self._last_command[name] = commands[0].finished_at
+                self._last_command[names] = commands[0].finished_at
 
     def render(self, state: ServerState) -> bytes:
         """Return everything in Prometheus's text format."""
         self.read_traces()
         self.running.set(state.registry.launcher.num_running)
         self.tasks.set(trio.lowlevel.current_statistics().tasks_living)
-        for name, model in self._models.items():
+        for names, model in self._engines.items():
             pool = model.pool
-            self.pages.labels(name, "free").set(pool.num_free)
-            self.pages.labels(name, "used").set(pool.num_pages - pool.num_free)
-            self.swapped.labels(name).set(len(pool.swapped))
-            self.moves.labels(name).set(pool.num_moves)
+            self.pages.labels(*names, "free").set(pool.num_free)
+            self.pages.labels(*names, "used").set(pool.num_pages - pool.num_free)
+            self.swapped.labels(*names).set(len(pool.swapped))
+            self.moves.labels(*names).set(pool.num_moves)
             tenants = model.batcher.tenants
-            self.suspended.labels(name).set(sum(t.is_suspended for t in tenants))
-            self.exported.labels(name).set(len(model.exports))
-            self.unfinished.labels(name).set(model.batcher.num_unfinished)
+            self.suspended.labels(*names).set(sum(t.is_suspended for t in tenants))
+            self.exported.labels(*names).set(len(model.exports))
+            self.placed.labels(*names).set(model.num_inferlets)
+            self.ready.labels(*names).set(model.state == "ready")
+            self.unfinished.labels(*names).set(model.batcher.num_unfinished)
         return generate_latest(self._registry)
 
 

@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import secrets
 import time
-from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import quantiles
 from typing import TYPE_CHECKING
 
+import numpy as np
 import trio
 
 from pie_trio.application.server.stats_pages import FIRST_INSTANCE, map_pages
+from pie_trio.application.server.stats_points import Point, make_points
 from pie_trio.control.trace import StepRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from pie_trio.control.served_model import ServedModel
     from pie_trio.control.trace import CommandRecord
 
-__all__ = ["ModelSample", "Point", "Sample", "Sampler", "TenantSample", "make_points"]
+__all__ = [
+    "ModelSample",
+    "ReplicaSample",
+    "Sample",
+    "Sampler",
+    "TenantSample",
+]
 
 INTERVAL_SECONDS = 0.5
 MAX_SHARE = 0.02
@@ -37,29 +41,6 @@ MAX_SHARE = 0.02
 MAX_INTERVAL_SECONDS = 10.0
 NUM_POINTS = 120
 MAX_BATCHES = 240
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What happened on a model between two samples.
-
-    Attributes:
-        at: The end of that time, in seconds since 1970.
-        seconds: How long it was.
-        batches: That ended.
-        commands: In these batches.
-        tokens: New tokens in these batches.
-        wait_p50: Of commands that finished, from submission to batch, in seconds; 0 without.
-        wait_p95: The same.
-    """
-
-    at: float
-    seconds: float
-    batches: int
-    commands: int
-    tokens: int
-    wait_p50: float
-    wait_p95: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +59,40 @@ class TenantSample:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaSample:
+    """What goes on on one of the engines of a model.
+
+    Attributes:
+        state: Of the engine.
+        num_pages: Physical pages.
+        num_free: Of them.
+        num_unfinished: Commands.
+        num_instances: That are placed there.
+    """
+
+    state: str
+    num_pages: int
+    num_free: int
+    num_unfinished: int
+    num_instances: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSample:
-    """What goes on on one model.
+    """What goes on on one model, on all its replicas together.
 
     Attributes:
         batches: The latest steps, oldest first.
         num_new: Of these, since the sample before.
         points: The last minute, oldest first; the last is of this sample.
-        codes: ``[num_pages]`` int32: see :mod:`.stats_pages`.
+        codes: ``[num_pages]`` int32, replica after replica: see :mod:`.stats_pages`.
         tenants: By instance.
         num_free: Physical pages.
         num_swapped: Pages in host memory.
         num_exports: Exports of pages.
         num_unfinished: Commands.
-        state: Of its engine.
+        state: Of its engines: see :attr:`Replicas.state`.
+        replicas: Each of them.
     """
 
     batches: Sequence[StepRecord]
@@ -104,6 +105,7 @@ class ModelSample:
     num_exports: int
     num_unfinished: int
     state: str
+    replicas: Sequence[ReplicaSample]
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +154,11 @@ class Sampler:
         self._sample: Sample | None = None
         self._points = {name: deque[Point](maxlen=NUM_POINTS) for name in models}
         self._batches = {name: deque[StepRecord](maxlen=MAX_BATCHES) for name in models}
-        self._last_step = dict.fromkeys(models, 0)
+        self._last_step = {
+            (name, one.number): 0
+            for name, model in models.items()
+            for one in model.replicas
+        }
         self._sampled_at = float("-inf")
         self._due_at = float("-inf")
         self._cost = 0.0  # of the latest sample, in seconds
@@ -205,7 +211,12 @@ class Sampler:
 
     def _code_all(self) -> Mapping[str, int]:
         """Give each instance that uses a model a code, which it keeps."""
-        names = {t.name for m in self._models.values() for t in m.batcher.tenants}
+        names = {
+            tenant.name
+            for model in self._models.values()
+            for one in model.replicas
+            for tenant in one.batcher.tenants
+        }
         self._codes = {n: code for n, code in self._codes.items() if n in names}
         for name in sorted(names - self._codes.keys()):
             self._codes[name] = self._next_code
@@ -221,85 +232,61 @@ class Sampler:
         now: float,
         offset: float,
     ) -> ModelSample:
-        trace, points = model.batcher.trace, self._points[name]
+        points, replicas = self._points[name], model.replicas
         if since is None:
             points.clear()
             self._batches[name].clear()
-            self._last_step[name] = 0
+            for one in replicas:
+                self._last_step[name, one.number] = 0
             edges = [now - INTERVAL_SECONDS * n for n in range(NUM_POINTS, -1, -1)]
         else:
             edges = [since, now]
-        steps = trace.steps_after(self._last_step[name])[::-1]
-        commands = trace.commands_after(edges[0])[::-1]
+        steps, commands = list[StepRecord](), list["CommandRecord"]()
+        tenants, codes = dict[str, TenantSample](), list["NDArray[np.int32]"]()
+        for one in replicas:
+            trace, key = one.batcher.trace, (name, one.number)
+            if fresh := trace.steps_after(self._last_step[key])[::-1]:
+                self._last_step[key] = fresh[-1].number
+                steps += fresh
+            commands += trace.commands_after(edges[0])[::-1]
+            codes.append(self._sample_tenants(one, tenants))
+        if len(replicas) > 1:
+            steps.sort(key=lambda step: step.finished_at)
+            commands.sort(key=lambda command: command.finished_at)
         points.extend(make_points(steps, commands, edges, offset))
-        if steps:
-            self._last_step[name] = steps[-1].number
-            self._batches[name].extend(steps)
-        tenants, holders = dict[str, TenantSample](), list[tuple[int, list[int]]]()
+        self._batches[name].extend(steps)
+        return ModelSample(
+            tuple(self._batches[name]),
+            min(len(steps), MAX_BATCHES),
+            tuple(points),
+            np.concatenate(codes),
+            tenants,
+            sum(one.pool.num_free for one in replicas),
+            sum(len(one.pool.swapped) for one in replicas),
+            sum(len(one.exports) for one in replicas),
+            sum(one.batcher.num_unfinished for one in replicas),
+            replicas.state,
+            tuple(
+                ReplicaSample(
+                    one.state,
+                    one.pool.num_pages,
+                    one.pool.num_free,
+                    one.batcher.num_unfinished,
+                    one.num_inferlets,
+                )
+                for one in replicas
+            ),
+        )
+
+    def _sample_tenants(
+        self, model: ServedModel, tenants: dict[str, TenantSample]
+    ) -> NDArray[np.int32]:
+        """Add who uses one replica; return who holds each of its pages."""
+        holders = list[tuple[int, list[int]]]()
         for tenant in model.batcher.tenants:
             pages = list(tenant.pages())
             holders.append((self._codes[tenant.name], pages))
             tenants[tenant.name] = TenantSample(
                 len(set(pages)), len(tenant.unfinished), tenant.is_suspended
             )
-        return ModelSample(
-            tuple(self._batches[name]),
-            min(len(steps), MAX_BATCHES),
-            tuple(points),
-            map_pages(model.pool, holders),
-            tenants,
-            model.pool.num_free,
-            len(model.pool.swapped),
-            len(model.exports),
-            model.batcher.num_unfinished,
-            model.state,
-        )
-
-
-def make_points(
-    steps: Sequence[StepRecord],
-    commands: Sequence[CommandRecord],
-    edges: Sequence[float],
-    offset: float,
-) -> list[Point]:
-    """Return what happened between each two edges.
-
-    Args:
-        steps: In the order in which they finished.
-        commands: The same.
-        edges: On trio's clock, ascending; what finishes at one of them counts to the time
-            before it.
-        offset: From trio's clock to seconds since 1970.
-    """
-    step_ends = [step.finished_at for step in steps]
-    command_ends = [command.finished_at for command in commands]
-    points = list[Point]()
-    for begin, end in pairwise(edges):
-        own = steps[bisect_right(step_ends, begin) : bisect_right(step_ends, end)]
-        waits = [
-            command.batched_at - command.submitted_at
-            for command in commands[
-                bisect_right(command_ends, begin) : bisect_right(command_ends, end)
-            ]
-            if command.batched_at
-        ]
-        p50, p95 = _middle_and_high(waits)
-        points.append(
-            Point(
-                end + offset,
-                end - begin,
-                len(own),
-                sum(step.size for step in own),
-                sum(step.num_tokens for step in own),
-                p50,
-                p95,
-            )
-        )
-    return points
-
-
-def _middle_and_high(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return (values[0], values[0]) if values else (0.0, 0.0)
-    cuts = quantiles(values, n=20, method="inclusive")
-    return cuts[9], cuts[18]
+        return map_pages(model.pool, holders)

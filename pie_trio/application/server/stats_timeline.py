@@ -26,7 +26,8 @@ def make_timeline(state: ServerState, instance: RunningInstance) -> dict[str, An
     name, began = instance.instance_id, instance.launched_clock
     commands, batches = list[dict[str, Any]](), list[dict[str, Any]]()
     num_commands = 0
-    for model_name, model in state.models.items():
+    engines = [(key, one) for key, m in state.models.items() for one in m.replicas]
+    for model_name, model in engines:
         trace = model.batcher.trace
         own = [c for c in trace.commands_after(began) if c.tenant == name]
         num_commands += len(own)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pie_trio.application.server.owners import Owner
     from pie_trio.application.server.running import RunningInstance
     from pie_trio.application.server.state import ServerState
-    from pie_trio.application.server.stats import Point, Sample, Sampler
+    from pie_trio.application.server.stats import Sample, Sampler
+    from pie_trio.application.server.stats_points import Point
     from pie_trio.control.served_model import ServedModel
     from pie_trio.control.trace import StepRecord
 
@@ -125,6 +126,16 @@ class View:
             "pages_swapped": model.num_swapped,
             "exports": model.num_exports,
             "unfinished": model.num_unfinished,
+            "replicas": [
+                {
+                    "state": one.state,
+                    "pages": one.num_pages,
+                    "pages_free": one.num_free,
+                    "unfinished": one.num_unfinished,
+                    "instances": one.num_instances,
+                }
+                for one in model.replicas
+            ],
         }
 
     def _batch(self, step: StepRecord) -> list[Any]:
@@ -184,7 +195,7 @@ def _constants(model: ServedModel) -> dict[str, Any]:
     return {
         "architecture": model.info.architecture,
         "page_size": model.info.page_size,
-        "pages": model.info.num_pages,
+        "pages": sum(one.pool.num_pages for one in model.replicas),
         "page_bytes": model.info.page_bytes,
         "max_positions": model.info.max_positions,
         "adapters": list(model.info.adapters),

@@ -32,7 +32,7 @@ def add_status_routes(app: WebApp, state: ServerState) -> None:
     async def readyz() -> Response:
         if state.registry.is_draining:
             return answer_json({"status": "draining"}, 503)
-        states = {name: model.state for name, model in state.models.items()}
+        states = {name: model.replicas.state for name, model in state.models.items()}
         if any(found != "ready" for found in states.values()):
             return answer_json({"status": "engine", "models": states}, 503)
         compiling = state.programs.components.num_compiling

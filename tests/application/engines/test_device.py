@@ -19,7 +19,7 @@ from pie_trio.config import ControlConfig, EngineProcessConfig
 from pie_trio.control.served_model import open_served_model
 from pie_trio.control.tenants import Tenant
 from pie_trio.engine_api import Batch, ProcessorSpec
-from pie_trio.errors import EngineError, EngineLostError
+from pie_trio.errors import EngineError, EngineLostError, ExportLostError
 from pie_trio.inference.fake import FakeTokenizer
 from tests.application.engines.openers import POISON, open_once, start_fake
 from tests.control.engines import TIME_LIMIT_SECONDS, Outcomes
@@ -135,7 +135,7 @@ async def test_what_the_engine_held_is_not_taken_for_something_else_later(
         assert not model.embeds.lost
 
 
-async def test_exports_on_the_device_are_gone_and_those_in_host_memory_are_there(
+async def test_exports_on_the_device_are_empty_and_those_in_host_memory_are_there(
     tmp_path: Path,
 ) -> None:
     from pie_trio.control.exports import Export, Permission
@@ -156,7 +156,10 @@ async def test_exports_on_the_device_are_gone_and_those_in_host_memory_are_there
         model.pool.swap_out(pages[1:], data)
         await kill(model)
         await model.batcher.wait_restored()
-        assert [export.name for export in model.exports.list_for("me", "")] == ["host"]
+        found = model.exports.list_for("me", "")
+        assert [(e.name, len(e.pages)) for e in found] == [("device", 0), ("host", 1)]
+        with pytest.raises(ExportLostError, match=r"'device' .*\(the engine was lost"):
+            model.exports.take("me", "device", 1)
         model.exports.clear()
         assert model.pool.num_free == model.pool.num_pages
 

@@ -73,7 +73,7 @@ def test_a_model_that_gpus_share_is_sized_by_all_of_them(
     with pytest.raises(ConfigError, match=r"64 MiB of memory .*the memory of 2 GPUs"):
         size_models([model])
     other = replace(model, tensor_parallel=1)
-    with pytest.raises(ConfigError, match="--tensor-parallel is 1 and 2"):
+    with pytest.raises(ConfigError, match="--replicas is 1 and 2"):
         size_models([model, other])
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pie_trio.application.host.trees import Tree
+    from pie_trio.control.export_register import ExportRegister
     from pie_trio.control.pages import PagePool
     from pie_trio.control.served_model import ServedModel
     from pie_trio.engine_api import Batch
@@ -186,8 +187,10 @@ class Rig:
 
     def check_all_free(self) -> None:
         """Assert that all pages are back and nothing is on its way."""
-        for model in self.models.values():
+        served = [one for model in self.models.values() for one in model.replicas]
+        for model in served:
             model.exports.clear()
+        for model in served:
             model.pool.check()
             model.embeds.check()
             assert model.embeds.num_free == model.embeds.num_embeds
@@ -229,8 +232,12 @@ async def open_rig(
     store_path: Path | None = None,
     outgoing: Outgoing | None = None,
     on_step: Callable[[Batch], None] | None = None,
+    register: ExportRegister | None = None,
 ) -> AsyncGenerator[Rig]:
-    """Serve fake models; asserts in the end that every page is back."""
+    """Serve fake models; asserts in the end that every page is back.
+
+    Those of one name are replicas of one model.
+    """
     control = control or ControlConfig(policy="rendezvous:0.5,0")
     if on_step is None:  # steps that the gate holds back must not hold back the loop
         control = replace(control, inline_seconds=0.0)
@@ -249,7 +256,7 @@ async def open_rig(
         ]
         loaded = [LoadedEngine(engine, FakeTokenizer()) for engine in engines]
         async with (
-            open_models(loaded, control, limits) as models,
+            open_models(loaded, control, limits, register=register) as models,
             open_services(models, store_path=store_path, outgoing=outgoing) as services,
         ):
             rig = Rig(engines, services, limits, gate)

@@ -84,7 +84,9 @@ async def test_a_stream_samples_what_stepping_with_its_adapter_does(
     async with open_rig() as rig, rig.open_client() as client:
         for directory in directories:
             rig.engine.load_adapter(directory.name, directory)
-            await rig.models["fake"].load_adapter(f"x{directory.name}", directory)
+            await rig.models["fake"].replicas.load_adapter(
+                f"x{directory.name}", directory
+            )
         stepped = [
             await generate(client, 3 * i, name)
             for i, name in enumerate(("", "one", "two"))
@@ -100,7 +102,7 @@ async def test_a_stream_samples_what_stepping_with_its_adapter_does(
 
 async def test_forwards_of_embeds_take_an_adapter(directories: list[Path]) -> None:
     async with open_rig() as rig, rig.open_client() as client:
-        await rig.models["fake"].load_adapter("one", directories[0])
+        await rig.models["fake"].replicas.load_adapter("one", directories[0])
         session = client.session
         found = list[int]()
         for page, adapter in ((0, ""), (1, "one"), (2, "one")):
@@ -125,37 +127,37 @@ async def test_guests_see_the_adapters_that_are_loaded_now(
     async with open_rig() as rig, rig.open_client() as client:
         model, session = rig.models["fake"], client.session
         assert session.get_all_adapters(0) == []
-        await model.load_adapter("one", directories[0])
-        await model.load_adapter("two", directories[1])
+        await model.replicas.load_adapter("one", directories[0])
+        await model.replicas.load_adapter("two", directories[1])
         assert session.get_all_adapters(0) == ["one", "two"]
-        model.drop_adapter("one")
+        model.replicas.drop_adapter("one")
         assert session.get_all_adapters(0) == ["two"]
         session.alloc_kvpage(0, [0, 1, 2])
         with pytest.raises(UnsupportedError, match="no adapter 'one': it has two"):
             submit(client, PROMPT, 0, 0, "one")
         with pytest.raises(AdapterError, match="from other files before"):
-            await model.load_adapter("one", directories[1])
+            await model.replicas.load_adapter("one", directories[1])
         with pytest.raises(AdapterError, match="No such file"):
-            await model.load_adapter("three", directories[0] / "nothing")
+            await model.replicas.load_adapter("three", directories[0] / "nothing")
         assert session.get_all_adapters(0) == ["two"]
 
 
 async def test_what_uses_an_adapter_keeps_it(directories: list[Path]) -> None:
     async with open_rig(gated=True) as rig, rig.open_client() as client:
         model = rig.models["fake"]
-        await model.load_adapter("one", directories[0])
-        await model.load_adapter("two", directories[1])
+        await model.replicas.load_adapter("one", directories[0])
+        await model.replicas.load_adapter("two", directories[1])
         client.session.alloc_kvpage(0, [0, 1, 2])
         ticket = submit(client, PROMPT, 0, 0, "one")
         for is_running in (False, True):
             if is_running:
                 await rig.gate.wait_started(1)
             with pytest.raises(AdapterError, match="one is in use"):
-                model.drop_adapter("one")
-        model.drop_adapter("two")
+                model.replicas.drop_adapter("one")
+        model.replicas.drop_adapter("two")
         rig.gate.open()
         await client.take(ticket)
-        model.drop_adapter("one")
+        model.replicas.drop_adapter("one")
         assert client.session.get_all_adapters(0) == []
 
 
@@ -164,9 +166,9 @@ async def test_a_stream_keeps_its_adapter_until_it_ends(
 ) -> None:
     async with open_rig() as rig, rig.open_client() as client:
         model = rig.models["fake"]
-        await model.load_adapter("one", directories[0])
+        await model.replicas.load_adapter("one", directories[0])
         stream(client, 1, 0, "one")
         with pytest.raises(AdapterError, match="one is in use"):
-            model.drop_adapter("one")
+            model.replicas.drop_adapter("one")
         await read_all(client, 1)
-        model.drop_adapter("one")
+        model.replicas.drop_adapter("one")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +12,21 @@ import pytest
 from pie_trio.application.host.session import Launch
 from pie_trio.application.services import Grants
 from pie_trio.config import ControlConfig
+from pie_trio.control.export_register import open_export_register
 from pie_trio.errors import (
     BadArgumentError,
+    ExportLostError,
     ForbiddenError,
     LimitError,
     NotFoundError,
+    StoreError,
 )
 from pie_trio.inference.fake import fake_continuation
 from tests.application.host.clients import Client, open_rig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
+    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -54,9 +59,9 @@ def export(
     permission: tuple[str, Any] = ("owner", None),
     seconds: float | None = None,
     metadata: bytes = b"",
-) -> None:
+) -> Any:
     data = np.frombuffer(metadata, np.uint8)
-    client.session.export_kvpage(
+    return client.session.export_kvpage(
         0, list(pages), name, persistent, permission, seconds, data
     )
 
@@ -231,3 +236,41 @@ async def test_exports_that_share_their_pages_make_room_together() -> None:
             client.session.alloc_kvpage(0, [0, 1])
             token = await client.run(PROMPT[:8], pages=[0, 1])
             assert [token] == fake_continuation(PROMPT[:8], 1)
+
+
+async def test_an_export_that_outlives_the_server_is_there_once_it_is_recorded(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "exports.db"
+    async with open_export_register(path, locked_seconds=0.01) as register:
+        async with open_rig(register=register) as rig:
+            async with client_of(rig, "ann") as client:
+                await write(client)
+                unsafe = export(client, seconds=10.0, metadata=b"tokens")
+                with pytest.raises(NotFoundError):
+                    client.session.get_export(0, "story")
+                await client.resolve(unsafe)
+                assert await go_on(client) == EXPECTED
+                assert export(client, "ends", persistent=False) is None, "at once"
+                with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                    other.execute("BEGIN IMMEDIATE")
+                    with pytest.raises(StoreError, match=r"list of exports.*locked"):
+                        await client.resolve(export(client, metadata=b"new"))
+                    with pytest.raises(StoreError):
+                        await client.resolve(client.session.unexport_kvpage(0, "story"))
+                assert await go_on(client) == EXPECTED, "it is as it was"
+            (model,) = rig.models.values()
+            model.pool.lose_device()
+            model.exports.lose("the engine was lost")
+            async with client_of(rig, "ann") as client:
+                name, owner, _, count, metadata, kept, left, _ = (
+                    client.session.get_export(0, "story")
+                )
+                assert (name, owner, count, kept) == ("story", "ann", 0, True)
+                assert bytes(metadata) == b"tokens"
+                assert 0 < left <= 10
+                with pytest.raises(ExportLostError, match="its 3 pages are gone"):
+                    client.session.import_kvpage(0, "story", [])
+                await client.resolve(client.session.unexport_kvpage(0, "story"))
+                with pytest.raises(NotFoundError):
+                    client.session.get_export(0, "story")

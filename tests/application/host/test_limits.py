@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from pie_trio.application.host.instance_log import InstanceLog, LogAllowance
 from pie_trio.application.host.session import MAX_TIMERS
 from pie_trio.config import InstanceLimits, SharedLimits
-from pie_trio.control import exports, outbox
+from pie_trio.control import export_limits, outbox
 from pie_trio.control.quotas import Quotas
 from pie_trio.control.totals import Totals
 from pie_trio.errors import CancelledError, LimitError
@@ -436,7 +436,7 @@ async def test_a_synchronization_that_is_released_leaves_nothing() -> None:
 async def test_the_pages_of_an_owners_exports_are_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exports, "MAX_PAGES_OF_OWNER", 5)
+    monkeypatch.setattr(export_limits, "MAX_PAGES_OF_OWNER", 5)
     async with open_rig() as rig, rig.open_client() as client:
         alloc(client)
         await client.run(bytes(24), pages=range(6))
@@ -471,7 +471,7 @@ async def test_a_stream_that_nobody_reads_does_not_keep_its_adapter(
         request[-1] = "one"
         client.session.start_stream(0, 1, tuple(request))
         await wait_paused(client)
-        model.drop_adapter("one")
+        model.replicas.drop_adapter("one")
         assert client.session.get_all_adapters(0) == []
         if is_read_late:
             tokens = list[int]()

@@ -9,7 +9,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pie_trio.application.server.owners import Owner
-from pie_trio.application.server.stats import INTERVAL_SECONDS, Sampler, make_points
+from pie_trio.application.server.stats import INTERVAL_SECONDS, Sampler
+from pie_trio.application.server.stats_points import make_points
 from pie_trio.application.serving import LoadedEngine, open_models
 from pie_trio.config import ControlConfig, InstanceLimits
 from pie_trio.control.trace import CommandRecord, StepRecord

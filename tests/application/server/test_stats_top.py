@@ -96,6 +96,18 @@ def test_a_snapshot_shows_rates_pages_and_instances() -> None:
     assert row == ["agent-1", "running", "10.0s", "7", "2", "56", "1,234", "agent"]
 
 
+def test_several_replicas_have_a_line_of_their_own() -> None:
+    replicas = [
+        {"state": "ready", "pages": 50, "pages_free": 40, "instances": 2},
+        {"state": "restarting", "pages": 50, "pages_free": 50, "instances": 0},
+    ]
+    state = TopState()
+    state.take("snapshot", snapshot(instance("a"), models=[model(replicas=replicas)]))
+    assert "replicas  0: 20 %, 2 running   1: restarting" in shown(state)
+    state.take("snapshot", snapshot(models=[model(replicas=replicas[:1])]))
+    assert "replicas" not in shown(state)
+
+
 def test_changes_replace_what_has_changed() -> None:
     state = TopState()
     state.take("snapshot", snapshot(instance("agent-1"), instance("agent-2")))

@@ -64,9 +64,11 @@ export function showOverview(main) {
     const seconds = recent.reduce((sum, point) => sum + point[1], 0) || 1;
     const total = (index) => recent.reduce((sum, point) => sum + point[index], 0);
     const engine = { ready: "", restarting: "The engine is being started again. ", lost: "The engine is lost. " }[model.state];
-    broken.hidden = !engine;
-    setText(broken, engine ? `${engine}What runs waits or fails meanwhile; the server's log says why.` : "");
-    setText(about, `${model.name}, ${model.architecture}, policy ${model.policy} · ${state.owner} · Pie ${state.version}`);
+    const away = model.replicas.filter((one) => one.state !== "ready").length;
+    broken.hidden = !away;
+    setText(broken, engine ? `${engine}What runs waits or fails meanwhile; the server's log says why.` : away ? `${away} of ${model.replicas.length} engines ${away === 1 ? "is" : "are"} away. The others go on; the server's log says why.` : "");
+    const replicas = model.replicas.length < 2 ? "" : ` · replicas with ${model.replicas.map((one) => `${count(one.instances)} (${Math.round((100 * (one.pages - one.pages_free)) / one.pages)} % of the pages)`).join(", ")}`;
+    setText(about, `${model.name}, ${model.architecture}, policy ${model.policy}${replicas} · ${state.owner} · Pie ${state.version}`);
     put("running", count(state.running), `of ${count(state.max_instances)}`);
     put("tokens", short(total(4) / seconds), "");
     put("batches", short(total(2) / seconds), "");
