@@ -269,7 +269,8 @@ class ControlConfig:
         has_device_thread: Whether all other steps run in a thread of the device. Without one,
             the event loop waits for each: for engines that take no time, in tests.
         goes_ahead: Whether decode streams are made ready for their next token while the device
-            samples it.
+            samples it; None where steps leave this process a core, and not where both
+            would wait for the same ones.
         max_instances: Instances at once; with ``max_in_flight`` the capacity of the channel.
     """
 
@@ -283,7 +284,7 @@ class ControlConfig:
     swap_bytes: int = 1 << 30
     inline_seconds: float = 0.001
     has_device_thread: bool = True
-    goes_ahead: bool = True
+    goes_ahead: bool | None = None
     max_instances: int = 1024
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pie_trio.control.device_thread import OpenDevice, open_device_thread
@@ -26,11 +26,13 @@ class LoadedEngine:
 
     Attributes:
         open_device: Opens what steps the engine: a thread, unless it is in another process.
+        leaves_core: While it computes, this process has a core for itself.
     """
 
     engine: Engine
     tokenizer: Tokenizer
     open_device: OpenDevice = open_device_thread
+    leaves_core: bool = False
 
 
 @asynccontextmanager
@@ -57,7 +59,7 @@ async def open_models(
                 open_served_model(
                     loaded.engine,
                     loaded.tokenizer,
-                    control,
+                    _control_of(loaded, control),
                     # An instance may wait for pages that it imports from another replica.
                     max_in_flight=limits.max_in_flight + 1,
                     open_device=loaded.open_device,
@@ -69,3 +71,9 @@ async def open_models(
             if len(replicas) > 1:
                 Replicas(replicas)
         yield {name: replicas[0] for name, replicas in members.items()}
+
+
+def _control_of(loaded: LoadedEngine, control: ControlConfig) -> ControlConfig:
+    if control.goes_ahead is not None:
+        return control
+    return replace(control, goes_ahead=loaded.leaves_core)

@@ -155,7 +155,7 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
         default=ControlConfig().goes_ahead,
         metavar="on|off",
         help="make the next step of decode streams while the device samples their tokens "
-        "(default: on)",
+        "(default: on where steps leave the server a core, off else)",
     )
     parser.add_argument(
         "--swap-mib",

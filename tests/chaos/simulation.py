@@ -235,6 +235,7 @@ class Simulation:
 
 async def _simulate(setting: Setting, events: Sequence[Event]) -> Counter[str]:
     control = ControlConfig(
+        goes_ahead=True,
         policy=setting.policy,
         contention=setting.contention,
         swap_bytes=setting.swap_bytes,

@@ -189,6 +189,7 @@ async def open_world(
 ) -> AsyncGenerator[World]:
     """Serve for as long as the block is open; at its end nothing may be held any more."""
     control = ControlConfig(
+        goes_ahead=True,
         policy=setting.policy,
         contention=setting.contention,
         swap_bytes=setting.swap_bytes,

@@ -268,7 +268,9 @@ async def open_world(
     """Serve a fake model whose steps take trio's time, or end when the device lets them."""
     engine = engine or FakeEngine(num_pages=num_pages, page_size=PAGE_SIZE)
     page_bytes = engine.info.page_bytes
-    config = ControlConfig(swap_bytes=swap_pages * page_bytes, **control)
+    config = ControlConfig(
+        **{"goes_ahead": True, "swap_bytes": swap_pages * page_bytes, **control}
+    )
     pool = PagePool(num_pages=num_pages, page_size=PAGE_SIZE)
     embeds = EmbedPool(engine.info.num_embeds)
     device = device or InlineDevice(engine, step_seconds)

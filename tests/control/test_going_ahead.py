@@ -26,7 +26,7 @@ from tests.application.host.test_decode import (
 )
 
 EXPECTED = fake_continuation(PROMPT, COUNT)
-ALONE = ControlConfig(policy="eager")
+ALONE = ControlConfig(policy="eager", goes_ahead=True)
 
 
 async def test_the_next_step_is_made_while_one_runs() -> None:
@@ -154,7 +154,7 @@ async def test_a_failed_step_is_told_once_and_the_next_one_not_at_all(
 async def test_one_that_fails_alone_does_not_harm_those_that_go_ahead_beside_it() -> (
     None
 ):
-    async with open_rig(control=ControlConfig()) as rig:
+    async with open_rig(control=ControlConfig(goes_ahead=True)) as rig:
         engine = rig.engine
         engine._broken_token_ids = np.array([EXPECTED[4]], np.int32)
         others = [
@@ -181,7 +181,7 @@ async def test_one_that_fails_alone_does_not_harm_those_that_go_ahead_beside_it(
 
 
 async def test_who_steps_is_part_of_every_step() -> None:
-    control = ControlConfig(policy="rendezvous:0.5,5")
+    control = ControlConfig(policy="rendezvous:0.5,5", goes_ahead=True)
     async with (
         open_rig(control=control, gated=True) as rig,
         rig.open_client() as streaming,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_parallel",
+    "leaves_core",
     "check_replicas",
     "open_model",
     "prepare_torch",
@@ -199,6 +201,20 @@ def _open_engine(config: ModelConfig) -> TorchEngine:
 
 def _open_part(config: ModelConfig, part: Part | None) -> TorchEngine:
     return open_model(config, part).engine
+
+
+def leaves_core(config: ModelConfig) -> bool:
+    """Say whether its engines' steps leave the server a core of its own.
+
+    Threads that wait for each other and for a core that the server has just taken make steps
+    longer than the server makes the time between them.
+    """
+    has_driver = shutil.which("nvidia-smi") is not None
+    if config.device == "cuda" or (config.device == "auto" and has_driver):
+        return True
+    num_processes = config.tensor_parallel * config.replicas
+    num_threads = _num_threads(config) or num_cores()
+    return num_threads * num_processes < num_cores()
 
 
 def _num_threads(config: ModelConfig) -> int | None:

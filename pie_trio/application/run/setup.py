@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pie_trio.application.engines.device import open_process_device
 from pie_trio.application.engines.loading import (
+    leaves_core,
     open_model,
     prepare_torch,
     start_engine,
@@ -139,9 +140,15 @@ def load_engine(
         )
     if not has_ranks and config.replicas == 1 and kind != "process":
         loaded = open_model(config)
-        return LoadedEngine(loaded.engine, loaded.tokenizer)
+        is_gpu = loaded.engine.is_pipelined
+        return LoadedEngine(loaded.engine, loaded.tokenizer, leaves_core=is_gpu)
     engine, tokenizer = start_engine(config, replica=replica)
-    return LoadedEngine(engine, tokenizer, lambda _: open_process_device(engine))
+    return LoadedEngine(
+        engine,
+        tokenizer,
+        lambda _: open_process_device(engine),
+        leaves_core=leaves_core(config),
+    )
 
 
 def prepare_language(wasm: WasmConfig) -> Path:

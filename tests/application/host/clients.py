@@ -238,7 +238,7 @@ async def open_rig(
 
     Those of one name are replicas of one model.
     """
-    control = control or ControlConfig(policy="rendezvous:0.5,0")
+    control = control or ControlConfig(policy="rendezvous:0.5,0", goes_ahead=True)
     if on_step is None:  # steps that the gate holds back must not hold back the loop
         control = replace(control, inline_seconds=0.0)
     limits = limits or InstanceLimits()
