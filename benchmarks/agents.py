@@ -131,7 +131,7 @@ async def open_agent_client(stack: AsyncExitStack, url: str) -> AgentClient:
     from openai import AsyncOpenAI
 
     openai = await stack.enter_async_context(
-        AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
     )
     limits = Limits(max_connections=None, max_keepalive_connections=None)
     http = await stack.enter_async_context(AsyncClient(limits=limits, timeout=60))

@@ -132,7 +132,7 @@ async def _measure(
         inferlets = await stack.enter_async_context(Client(pie))
         clients: dict[str, Completer] = {}
         for name, url in servers.items():
-            openai = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            openai = AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
             await stack.enter_async_context(openai)
             is_pie = name == OPENAI_ROUTE
             bias = dict.fromkeys(end_tokens(options.model), -100.0) if is_pie else {}

@@ -160,7 +160,7 @@ async def _take_turns(
         # The same client for all, so that what it costs is no difference.
         bias = {"logit_bias": dict.fromkeys(end_tokens(options.model), -100)}
         for name, url in {OPENAI_ROUTE: pie, **servers}.items():
-            client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
             await stack.enter_async_context(client)
             extra = bias if name == OPENAI_ROUTE else {"ignore_eos": True}
             completers[name] = partial(_ask_openai, client, extra)
