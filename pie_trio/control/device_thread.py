@@ -153,8 +153,8 @@ class DeviceThread:
     def _work(self, jobs: _Jobs) -> None:
         while (job := jobs.get()) is not None:
             call, task = job
-            result: outcome.Maybe[Any] = outcome.capture(call)
-            if isinstance(result, outcome.Value) and result.value is _GOES_ON:
+            result = outcome.capture(call)
+            if getattr(result, "value", None) is _GOES_ON:
                 continue
             try:
                 self._token.run_sync_soon(trio.lowlevel.reschedule, task, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def test_a_device_that_is_chosen_later_is_a_gpu_where_there_is_a_driver(
     model: ModelConfig, monkeypatch: pytest.MonkeyPatch, has_driver: bool
 ) -> None:
     path = "/usr/bin/nvidia-smi" if has_driver else None
-    monkeypatch.setattr(loading.shutil, "which", lambda _: path)
+    monkeypatch.setattr(shutil, "which", lambda _: path)
     chosen_later = replace(model, device="auto", num_threads=4)
     assert leaves_core(chosen_later) is has_driver
 
