@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_parallel",
-    "leaves_core",
     "check_replicas",
+    "leaves_core",
     "open_model",
     "prepare_torch",
     "start_engine",
