@@ -515,8 +515,9 @@ class PipelinedEngine(Engine, Protocol):
         which :meth:`can_follow` says no, and a processor that a step on its way names.
 
         Raises:
-            EngineError: A request is impossible, or would have to wait; nothing was submitted.
-                Or the step failed at once.
+            MustCollectError: It has to wait for a step on its way; nothing was submitted.
+            EngineError: A request is impossible, and nothing was submitted. Or the step failed
+                at once.
         """
         ...
 

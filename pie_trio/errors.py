@@ -56,6 +56,7 @@ __all__ = [
     "LimitError",
     "ManifestError",
     "ModelDirectoryError",
+    "MustCollectError",
     "NotFoundError",
     "OutOfEmbedsError",
     "OutOfPagesError",
@@ -231,6 +232,10 @@ class EngineError(PieError):
     """A batch failed on the device: its calls fail, the server goes on."""
 
     code: ClassVar[str] = "engine-failed"
+
+
+class MustCollectError(EngineError):
+    """A step has to wait for one on its way, which is to be collected; nothing was submitted."""
 
 
 class EngineLostError(EngineError):

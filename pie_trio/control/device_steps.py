@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pie_trio.engine_api import NO_REQUEST, as_pipelined
-from pie_trio.errors import EngineError
+from pie_trio.errors import EngineError, MustCollectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +73,10 @@ class StartedStep:
         """It has failed as far as is known."""
         return self._error is not None
 
+    def wait(self) -> None:
+        """Wait until it has ended, by whoever finishes it."""
+        self._has_ended.wait()
+
     def token_of(self, forward: int) -> int | None:
         """Return what a forward has sampled; None if that failed. Waits until it is known."""
         self._has_ended.wait()
@@ -115,12 +119,23 @@ class DeviceSteps:
         try:
             if last is None or not _can_be_followed(engine, batch, last):
                 batch = _with_tokens(batch, last)
-            engine.submit(batch)
+            _submit(engine, batch, last)
         except BaseException as error:  # noqa: BLE001 - raised by `finish`
             step.run(_raiser(error))
         else:
             step.collect_by(engine.collect)
         return step
+
+
+def _submit(engine: PipelinedEngine, batch: Batch, last: StartedStep | None) -> None:
+    """Submit a batch, or as soon as the step before has ended, if it has to wait for that."""
+    try:
+        engine.submit(batch)
+    except MustCollectError:
+        if last is None:
+            raise
+        last.wait()
+        engine.submit(_with_tokens(batch, last))
 
 
 def _can_be_followed(engine: PipelinedEngine, batch: Batch, last: StartedStep) -> bool:

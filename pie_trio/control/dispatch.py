@@ -124,7 +124,7 @@ class Batcher:
         return any(
             c.forward is not None
             and c.forward.adapter == name
-            and not (c.is_withdrawn and c in self._ready)
+            and not (c.is_withdrawn and c in self._ready and not c.num_in_steps)
             for c in self._order
         )
 
@@ -240,7 +240,8 @@ class Batcher:
             self._make_calls()
             for command in sorted(self._order, key=lambda c: c.sequence):
                 command.num_in_steps = 0
-                self._finish(command, _stopped())
+                is_over = command.is_over
+                self._finish(command, command.last_outcome if is_over else _stopped())
             for _, on_done in self._suspensions:
                 on_done()
 
@@ -492,7 +493,9 @@ class Batcher:
                 for page in swapped & set(c.pages.tolist())
             }
             if needed:
-                await self._settle()
+                if self._steps:
+                    await self._settle()
+                    return  # and choose again
                 for command in choice.commands:
                     command.bound_at = -1  # what there is no room for is counted again
                 if num_free := self.pool.num_free:
@@ -537,7 +540,10 @@ class Batcher:
         num_blocked = (
             len(self._order)
             - num_ready
-            - sum(len(step.members) for step in self._steps)
+            - len(
+                {m.command for step in self._steps for m in step.members}
+                - self._ready.keys()
+            )
         )
         for command in choice.commands:
             del self._ready[command]
@@ -559,7 +565,7 @@ class Batcher:
             chosen_at,
             self._gathering_since,
             num_ready,
-            max(0, num_blocked),
+            num_blocked,
             late,
             self.pool.num_free,
             batch,

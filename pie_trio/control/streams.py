@@ -25,7 +25,7 @@ from pie_trio.control.commands import Command, Kind
 from pie_trio.control.forwards import ForwardPlan, GuestForward, plan_forward
 from pie_trio.control.masks import MAX_MASK_ENTRIES
 from pie_trio.control.pages import UNWRITTEN
-from pie_trio.control.stream_output import StreamOutput, Unread
+from pie_trio.control.stream_output import FinishReason, StreamOutput, Unread
 from pie_trio.control.stream_rows import StreamRows
 from pie_trio.engine_api import (
     NO_PROCESSOR,
@@ -128,6 +128,7 @@ class DecodeStream(Command):
 
     __slots__ = (
         "_ahead",
+        "_due_finish",
         "_filled",
         "_forks",
         "_handles",
@@ -135,6 +136,7 @@ class DecodeStream(Command):
         "_has_twins",
         "_is_ahead",
         "_is_stopping",
+        "_is_taken_back",
         "_next_page",
         "_on_readable",
         "_output",
@@ -181,7 +183,9 @@ class DecodeStream(Command):
         self._page = int(request.page_ids[-1])
         self._position = int(request.positions[-1])
         self._rows, self._output = rows, output
-        self._is_stopping = self._has_advanced = self._is_ahead = False
+        self._is_stopping = self._has_advanced = False
+        self._is_ahead = self._is_taken_back = False
+        self._due_finish: FinishReason | None = None  # told once it has ended
         self._sent: deque[_Sent] = deque()
         self._filled: list[int] = []  # pages to release after the step on its way
         self._on_readable: Callable[[], object] | None = None
@@ -237,6 +241,7 @@ class DecodeStream(Command):
     def stop(self) -> None:
         """End it after the step that is running."""
         self._is_stopping = True
+        self._take_back_last()
         if not self._sent:
             self.withdraw()
 
@@ -246,6 +251,7 @@ class DecodeStream(Command):
             return
         if self.is_paused:
             self._owner.model.batcher.resume(self)
+        self._take_back_last()
         super().withdraw()
 
     def close(self, error: Exception) -> None:
@@ -306,10 +312,12 @@ class DecodeStream(Command):
 
         Returns:
             Whether it can be chosen: not before the step has ended in which it is, if it has to
-            copy a page first.
+            copy a page first or is to stop.
         """
         request = self.forward
         assert request is not None, "a stream is a forward"
+        if self._is_stopping and self._sent:
+            return False  # it ends with that step
         if not self._has_advanced or self.is_withdrawn:
             return True
         if self._is_shared(request.page_ids):
@@ -361,14 +369,30 @@ class DecodeStream(Command):
 
     def drop_part(self) -> None:
         """See :meth:`Command.drop_part`."""
-        self._sent.popleft()
+        sent = self._sent.popleft()
+        pool, page = self._owner.model.pool, int(sent.request.page_ids[-1])
+        if self.is_over and (pool.positions[page] < 0).all():
+            pool.unbind(page)  # it was entered by a step too many
 
     def take_back(self, pool: PagePool) -> None:
         """See :meth:`Command.take_back`: a step too many holds its pages until it has ended."""
-        for sent in self._sent:
-            slot = sent.request.kv_len - 1
-            place = sent.request.page_ids[-1], slot % self._page_size
-            pool.positions[place] = UNWRITTEN
+        if not self._is_taken_back:
+            for sent in self._sent:
+                self._forget_slot(sent)
+
+    def _take_back_last(self) -> None:
+        """Forget the second step on its way of a stream that ends with the first one.
+
+        At once, since whoever ends it may note next what is to be in that slot.
+        """
+        if len(self._sent) > 1 and not self._is_taken_back:
+            self._is_taken_back = True
+            self._forget_slot(self._sent[-1])
+
+    def _forget_slot(self, sent: _Sent) -> None:
+        request = sent.request
+        place = request.page_ids[-1], (request.kv_len - 1) % self._page_size
+        self._owner.model.pool.positions[place] = UNWRITTEN
 
     def add_part(self, result: RequestResult, num_tokens: int) -> bool:
         """Take the token that was sampled; return whether it was the last one."""
@@ -419,9 +443,10 @@ class DecodeStream(Command):
         """Note that nothing is sampled after what a step has returned."""
         if not self._is_ahead:
             self.num_run = len(sent.request.token_ids)
-        elif self._output.finish is not None and self._on_readable is not None:
-            # What runs still is a step too many, which nobody has to wait for.
-            self._owner.model.batcher.call_in_step(self._wake_reader)
+        elif self._sent:
+            # Whoever has read the end counts on it that the stream holds nothing any more.
+            output = self._output
+            self._due_finish, output.finish = output.finish, None
         return True
 
     def _know_token(self, token_ids: NDArray[np.int32]) -> None:
@@ -534,6 +559,8 @@ class DecodeStream(Command):
         if self._ahead and self.sequence:
             owner.model.pool.unpin(_as_pages(self._ahead))
         self._ahead = set[int]()
+        if self._due_finish is not None:
+            output.finish = self._due_finish
         if isinstance(outcome, Exception):
             if (
                 self._is_stopping

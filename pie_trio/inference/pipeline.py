@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pie_trio.engine_api import NO_PROCESSOR, NO_REQUEST
-from pie_trio.errors import EngineError
+from pie_trio.errors import EngineError, MustCollectError
 from pie_trio.inference.gpu.sampling import is_settled_on_device
 from pie_trio.inference.outputs import make_results, only_draws
 from pie_trio.inference.step import Follows
@@ -80,7 +80,7 @@ class Pipeline:
         }
         for number in _processors(batch):
             if number in busy:
-                raise EngineError(
+                raise MustCollectError(
                     f"processor {number} is part of a step on its way: collect that first"
                 )
 
@@ -100,7 +100,7 @@ class Pipeline:
         last = self._last
         token_ids = None if last is None else last.pending.token_ids
         if last is None or token_ids is None:
-            raise EngineError(
+            raise MustCollectError(
                 f"request {followers[0][0]} of the batch follows a step, but the step before "
                 "has no token on the device: collect it, and give the token itself"
             )

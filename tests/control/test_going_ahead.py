@@ -9,11 +9,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from pie_trio.config import ControlConfig
-from pie_trio.control.pages import UNWRITTEN
+from pie_trio.config import ControlConfig, InstanceLimits
+from pie_trio.control.pages import UNBOUND, UNWRITTEN
 from pie_trio.errors import EngineError
 from pie_trio.inference.fake import fake_continuation
-from tests.application.host.clients import open_rig
+from tests.application.host.clients import PAGE_SIZE, open_rig
 from tests.application.host.test_decode import (
     COUNT,
     NUM_PAGES,
@@ -79,6 +79,8 @@ async def test_a_step_too_many_leaves_no_trace(index: int) -> None:
         positions = rig.pool.positions[np.array(pages)].reshape(-1)
         assert positions[:end].tolist() == list(range(end))
         assert (positions[end:] == UNWRITTEN).all()
+        num_full = -(-end // PAGE_SIZE)
+        assert (rig.pool.physical[np.array(pages[num_full:])] == UNBOUND).all()
         # Another one takes its place, and what comes then is what comes after that.
         other = (stop + 1) % 256
         token = await client.run([other], pages=range(NUM_PAGES), start=end)
@@ -86,27 +88,103 @@ async def test_a_step_too_many_leaves_no_trace(index: int) -> None:
         assert len(rig.engine.batches) <= at + 2
 
 
-async def test_the_end_can_be_read_before_a_step_too_many_has_ended() -> None:
-    async with open_rig(gated=True, control=ALONE) as rig, rig.open_client() as client:
+async def test_who_has_read_the_end_has_room_for_another_command() -> None:
+    """The end is told when the stream holds nothing any more, its place among the commands too."""
+    limits = InstanceLimits(max_in_flight=1)
+    async with (
+        open_rig(gated=True, control=ALONE, limits=limits) as rig,
+        rig.open_client() as client,
+    ):
         alloc(client)
         start(client, stop_tokens=[EXPECTED[0]])
         await rig.gate.wait_started(1)
         await wait_all_tasks_blocked()
-        rig.gate.let_go()
-        await rig.gate.wait_started(2)
-        chunk = await read(client)
-        assert (chunk[0], chunk[3], chunk[4]) == (
-            EXPECTED[:1],
-            "stop-token",
-            len(PROMPT),
-        )
-        # What is asked for on its pages now waits until it has ended.
+        rig.gate.open()
+        tokens = list[int]()
+        while (chunk := await read(client))[3] is None:
+            tokens += chunk[0]
+        assert tokens + chunk[0] == EXPECTED[:1]
+        assert (chunk[3], chunk[4]) == ("stop-token", len(PROMPT))
         client.session.close_stream(1)
         ticket = client.forward([7], pages=range(NUM_PAGES), start=len(PROMPT))
-        await wait_all_tasks_blocked()
-        assert len(rig.engine.batches) == 2
-        rig.gate.open()
         assert await client.take(ticket) == fake_continuation([*PROMPT, 7], 1)
+
+
+@pytest.mark.parametrize("goes_ahead", [True, False])
+@pytest.mark.parametrize("end", ["close", "stop"])
+async def test_who_leaves_a_stream_goes_on_with_other_tokens_at_once(
+    goes_ahead: bool, end: str
+) -> None:
+    """The slot of the step on its way is theirs as soon as they have asked for it."""
+    control = replace(ALONE, goes_ahead=goes_ahead)
+    async with (
+        open_rig(gated=True, control=control) as rig,
+        rig.open_client() as client,
+    ):
+        alloc(client)
+        start(client)
+        await rig.gate.wait_started(1)
+        await wait_all_tasks_blocked()
+        rig.gate.let_go()
+        await rig.gate.wait_started(2)
+        await wait_all_tasks_blocked()
+        if end == "close":
+            client.session.close_stream(1)
+        else:
+            client.session.stop_stream(1)
+        new = [7, 8, 9, 10]
+        ticket = client.forward(new, pages=range(NUM_PAGES), start=len(PROMPT))
+        await wait_all_tasks_blocked()
+        rig.gate.open()
+        assert await client.take(ticket) == fake_continuation([*PROMPT, *new], 1)
+        at = len(PROMPT) + len(new)
+        token = await client.run([11], pages=range(NUM_PAGES), start=at)
+        assert [token] == fake_continuation([*PROMPT, *new, 11], 1)
+
+
+async def test_an_adapter_is_in_use_as_long_as_a_step_runs_with_it() -> None:
+    control = ControlConfig(policy="rendezvous:0.5,5", goes_ahead=True)
+    async with (
+        open_rig(gated=True, control=control) as rig,
+        rig.open_client() as client,
+    ):
+        batcher = rig.models["fake"].batcher
+        alloc(client)
+        start(client)
+        batcher.arrivals.expect("late")
+        await rig.gate.wait_started(1)
+        batcher.arrivals.expect("late")  # so that the next step is not made yet
+        await wait_all_tasks_blocked()
+        (stream, *_) = client.session.decoding.streams.get(1)
+        assert stream.forward is not None
+        stream.forward.adapter = "x"
+        client.session.close_stream(1)
+        is_used = batcher.uses_adapter("x")
+        stream.forward.adapter = ""
+        batcher.arrivals.forget()
+        rig.gate.open()
+        assert is_used
+
+
+@pytest.mark.parametrize("goes_ahead", [True, False])
+async def test_commands_that_wait_for_a_stream_are_counted_in_the_trace(
+    goes_ahead: bool,
+) -> None:
+    control = replace(ALONE, goes_ahead=goes_ahead)
+    async with (
+        open_rig(gated=True, control=control) as rig,
+        rig.open_client() as client,
+    ):
+        alloc(client)
+        start(client, max_tokens=6)
+        at = len(PROMPT) + 5
+        pages = range(NUM_PAGES)
+        tickets = [client.forward([7], pages=pages, start=at + n) for n in range(2)]
+        rig.gate.open()
+        for ticket in tickets:
+            await client.take(ticket)
+        steps = rig.models["fake"].batcher.trace.steps
+        assert [step.num_blocked for step in steps] == [2] * 6 + [1, 0]
 
 
 async def test_the_pages_of_a_stream_that_is_closed_outlive_the_steps_on_their_way() -> (

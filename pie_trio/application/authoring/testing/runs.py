@@ -50,6 +50,8 @@ SLICE_TICKS = 1 << 20
 """Guests in tests are not preempted: how busy the machine is must not change a run."""
 PATIENT = "rendezvous:0.5,3599"
 """For the same reason batches wait, in virtual time, for all who are about to submit."""
+PATIENT_FOR_REAL = "rendezvous:0.5,1"
+"""With an engine that takes real time, they wait for each of them up to a second."""
 
 
 @dataclass
@@ -191,7 +193,7 @@ def make_control(order: Order) -> ControlConfig:
     """
     is_virtual = all(engine.engine.info.name == "scripted" for engine in order.engines)
     if not is_virtual:
-        return ControlConfig(goes_ahead=False)
+        return ControlConfig(policy=PATIENT_FOR_REAL, goes_ahead=False)
     return ControlConfig(policy=PATIENT, has_device_thread=False, goes_ahead=False)
 
 
