@@ -174,7 +174,7 @@ async def use_everything(rig: Rig, client: Client) -> None:
     late = session.send("b")
     assert late is not None
     client.forward(b"j", pages=[0], start=1)
-    await client.resolve(session.wait([late], session.now() + 0.001))
+    await client.resolve(session.wait([late], session.now() + 0.05))
     client.forward(b"k", pages=[0], start=2)
     await client.resolve(session.finish(late))  # for ever: nobody takes
 
