@@ -77,7 +77,9 @@ def test_ctrl_c_ends_a_program_that_waits_for_a_line(
         rest = process.stderr.read()
         assert process.wait(LIMIT_SECONDS) == 130, rest
         told = ["[info] here\n", "typed\n", "[info] there\n"]
-        if mode_flags:  # natively a print is there at once, and log lines a moment later
+        if (
+            mode_flags
+        ):  # natively a print is there before the log's thread has come to it
             lines, told = sorted(lines), sorted(told)
         assert lines == told
     assert "Traceback" not in rest
