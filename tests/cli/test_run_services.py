@@ -77,9 +77,8 @@ def test_ctrl_c_ends_a_program_that_waits_for_a_line(
         rest = process.stderr.read()
         assert process.wait(LIMIT_SECONDS) == 130, rest
         told = ["[info] here\n", "typed\n", "[info] there\n"]
-        if (
-            mode_flags
-        ):  # natively a print is there before the log's thread has come to it
+        # Natively a print is there before the log's thread has come to an earlier line.
+        if mode_flags:
             lines, told = sorted(lines), sorted(told)
         assert lines == told
     assert "Traceback" not in rest
