@@ -17,19 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 import pie_trio
 from benchmarks.pairing import Series
 from benchmarks.reporting import Metric, Report
 from pie_trio.engine_api import Batch, ForwardRequest, OutputSpec
-from pie_trio.inference.engine import open_engine
-from training.batches import encode
 from training.corpus import FAMILIES
-from training.evaluate import held_out, score_tasks
-from training.export import load_model
-from training.quantize import Int8Llama
 
 if TYPE_CHECKING:
     import argparse
@@ -107,12 +101,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> Report:
     """Measure all of it, or the tasks."""
+    import torch  # here and below, so that the list of benchmarks can do without
+
     torch.set_num_threads(options.threads)
     return measure_tasks(options) if options.tasks else measure_documents(options)
 
 
 def measure_documents(options: argparse.Namespace) -> Report:
     """Let each side read the same documents."""
+    from pie_trio.inference.engine import open_engine
+
     engines = {
         side: open_engine(
             options.model,
@@ -165,6 +163,9 @@ def read_round(
 
     The documents of round 0 are those of which ``training.evaluate`` gives the perplexity.
     """
+    from training.batches import encode
+    from training.evaluate import held_out
+
     parts: dict[tuple[str, str], list[Compared]] = {}
     for family in options.families:
         for document in held_out(FAMILIES[family], options.count, seed=1 + number):
@@ -245,6 +246,10 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def measure_tasks(options: argparse.Namespace) -> Report:
     """Let the model do the tasks of its evaluation, as it is and in 8 bits."""
+    from training.evaluate import score_tasks
+    from training.export import load_model
+    from training.quantize import Int8Llama
+
     plain = load_model(options.model)
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     scores: dict[tuple[str, str], dict[str, float]] = {}

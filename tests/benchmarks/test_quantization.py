@@ -150,7 +150,7 @@ def test_tasks_stand_side_by_side(
     def score(model: object, tokenizer: object, count: int) -> dict[str, Any]:
         return {"code": {"runs": float(count), "is int8": type(model).__name__}}
 
-    monkeypatch.setattr(quantization, "score_tasks", score)
+    monkeypatch.setattr("training.evaluate.score_tasks", score)
     report = measure(quantization, folder, "--tasks", "3")
     found = [(s.point["figure"], s.side, s.samples["score"]) for s in report.series]
     assert found == [

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+pytest.importorskip("torch", reason="it writes a model")
+
 from pie_trio.application.engines import loading
 from pie_trio.application.engines.memory import (
     AvailableMemory,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+pytest.importorskip("torch", reason="it runs a model")
+
 from pie_trio.application.engines.remote import RemoteEngine
 from pie_trio.application.lifecycle.instances import Launcher, open_launcher
 from pie_trio.application.run.command import load_engines
