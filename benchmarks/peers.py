@@ -339,12 +339,12 @@ def start_pie(starter: Starter, options: argparse.Namespace) -> list[Peer]:
     kinds: dict[str, list[str]] = {"Pie": []}
     if options.int8:
         kinds["Pie int8"] = ["--quantize", "int8"]
-    if options.step_by_step:
-        kinds["Pie step by step"] = ["--go-ahead", "off"]
+    if options.go_ahead:
+        kinds |= {f"Pie, ahead {said}": ["--go-ahead", said] for said in ("on", "off")}
     for name, flags in kinds.items():
         port, began = free_port(), time.perf_counter()
         process = starter.start(
-            name.lower().replace(" ", "-"),
+            name.lower().replace(",", "").replace(" ", "-"),
             [
                 *[sys.executable, "-m", "pie_trio", "serve"],
                 *["--model", f"m={options.model}", "--dtype", "bfloat16"],
@@ -532,9 +532,9 @@ def main() -> None:
     parser.add_argument("--transformers", type=Path, metavar="VENV")
     parser.add_argument("--int8", action="store_true", help="Pie with int8 too")
     parser.add_argument(
-        "--step-by-step",
+        "--go-ahead",
         action="store_true",
-        help="Pie too with streams that do not go ahead",
+        help="Pie too with streams that go ahead, and that do not, whatever the default",
     )
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)

@@ -648,7 +648,7 @@ class Batcher:
         for member in step.members:
             command = member.command
             command.num_in_steps -= 1
-            result = next(results) if step.has_result(member) else None
+            result = next(results) if member.has_result else None
             if command.is_over:
                 finished.append((command, self._note_too_many(member)))
                 continue

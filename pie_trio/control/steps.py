@@ -45,6 +45,11 @@ class Member:
     start: int = 0
     place: int = -1
 
+    @property
+    def has_result(self) -> bool:
+        """The engine returns something for it."""
+        return self.is_run and self.command.kind != Kind.COPY
+
 
 @dataclass(slots=True)
 class Step:
@@ -140,7 +145,3 @@ class Step:
             self.num_free_pages,
             policy,
         )
-
-    def has_result(self, member: Member) -> bool:
-        """Say whether the engine returns something for a member."""
-        return member.is_run and member.command.kind != Kind.COPY

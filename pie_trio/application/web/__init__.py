@@ -5,7 +5,6 @@ from __future__ import annotations
 from pie_trio.application.web.app import WebApp, make_app
 from pie_trio.application.web.feeds import Feed, FeedBody
 from pie_trio.application.web.streaming import (
-    coalesce,
     get_draining,
     make_event_stream,
     make_feed_stream,
@@ -17,7 +16,6 @@ __all__ = [
     "Feed",
     "FeedBody",
     "WebApp",
-    "coalesce",
     "get_draining",
     "make_app",
     "make_event_stream",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from quart_trio.wrappers import TrioResponse
 
-from pie_trio.application.web.feeds import HEARTBEAT, FeedBody
+from pie_trio.application.web.feeds import FeedBody
 from pie_trio.application.web.shell.handling import get_handling
 
 if TYPE_CHECKING:
@@ -20,16 +20,12 @@ if TYPE_CHECKING:
     from pie_trio.application.web.feeds import Feed
 
 __all__ = [
-    "coalesce",
     "get_draining",
     "make_event_stream",
     "make_feed_stream",
     "one_write",
     "until_draining",
 ]
-
-MAX_COALESCED_BYTES = 64 << 10
-HEARTBEAT_SECONDS = 15.0
 
 
 def get_draining() -> trio.Event:
@@ -79,41 +75,6 @@ async def one_write() -> AsyncGenerator[None]:
     with writer.corked():
         yield
     await writer.flush()
-
-
-async def coalesce(
-    chunks: trio.MemoryReceiveChannel[bytes],
-    *,
-    max_bytes: int = MAX_COALESCED_BYTES,
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
-    heartbeat: bytes = HEARTBEAT,
-) -> AsyncGenerator[bytes]:
-    """Yield what is there, joined: all events of one step of the model are one write.
-
-    Args:
-        chunks: Ends the stream by ending.
-        max_bytes: To join; a single chunk may be larger.
-        heartbeat_seconds: After so long without a chunk ``heartbeat`` is sent, so that proxies
-            keep the connection, and the end of the client's is seen.
-        heartbeat: A comment of server-sent events.
-    """
-    async with chunks:
-        while True:
-            parts = list[bytes]()
-            # Opened and closed between two yields: none may happen inside.
-            with trio.move_on_after(heartbeat_seconds):
-                try:
-                    parts.append(await chunks.receive())
-                except trio.EndOfChannel:
-                    return
-            num_bytes = sum(map(len, parts))
-            while parts and num_bytes < max_bytes:
-                try:
-                    parts.append(chunks.receive_nowait())
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
-                num_bytes += len(parts[-1])
-            yield b"".join(parts) or heartbeat
 
 
 def make_event_stream(chunks: AsyncIterable[bytes]) -> Response:
