@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from tests.control.engines import TIME_LIMIT_SECONDS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pie_trio.application.lifecycle.instances import Instance, Launcher
+    from pie_trio.application.lifecycle.instances import Instance
     from tests.application.conftest import OpenLauncher
     from tests.application.engines.openers import Brake
 
@@ -33,6 +34,11 @@ async with Context() as context:
     return await context.generate(max_tokens=4, stop_tokens=[]).tokens()
 """
 STEPWISE = GENERATE.replace("max_tokens", "stepwise=True, max_tokens")
+# Whoever has pages already loses them, also if it asks for nothing while the engine is away.
+FILL_FIRST = """    await context.forward()
+    await send("filled")
+    await receive()
+    return await"""
 HOLDS = """
 grammar = await Processor.create(grammar=Grammar.regex("[ab]+"))
 async with Context() as context:
@@ -63,26 +69,34 @@ async def test_inferlets_are_told_and_the_next_launch_works(
     engine = start_fake(tmp_path, config=QUICK)
     failures: list[GuestFailedError] = []
 
-    async def fail(launcher: Launcher, body: str) -> None:
+    async def fail(instance: Instance) -> None:
         with pytest.raises(GuestFailedError) as caught:
-            await launcher.prepare(program_of(body), {}).run()
+            await instance.run()
         failures.append(caught.value)
 
     async def keep(instance: Instance, results: list[Any]) -> None:
         results.append(json.loads(await instance.run()))
 
     results: list[Any] = []
-    with trio.fail_after(TIME_LIMIT_SECONDS):
+    with closing(engine), trio.fail_after(TIME_LIMIT_SECONDS):
         async with open_fake(
             engine=engine, open_device=lambda _: open_process_device(engine)
         ) as launcher:
             async with trio.open_nursery() as nursery:
                 idle = launcher.prepare(program_of(HOLDS), {})
                 nursery.start_soon(keep, idle, results)
-                assert await idle.session.outbox.take() == ["filled"]
+                bodies = [
+                    body.replace("    return await", FILL_FIRST)
+                    for body in (GENERATE, STEPWISE)
+                ]
+                busy = [launcher.prepare(program_of(body), {}) for body in bodies]
+                for instance in busy:
+                    nursery.start_soon(fail, instance)
+                for instance in [idle, *busy]:
+                    assert await instance.session.outbox.take() == ["filled"]
                 brake.set()
-                nursery.start_soon(fail, launcher, GENERATE)
-                nursery.start_soon(fail, launcher, STEPWISE)
+                for instance in busy:
+                    await instance.session.inbox.put("go on")
                 await trio.to_thread.run_sync(brake.wait_held)
                 os.kill(engine.process.popen.pid, signal.SIGKILL)
                 await idle.session.inbox.put("go on")
@@ -94,4 +108,3 @@ async def test_inferlets_are_told_and_the_next_launch_works(
             for body in (GENERATE, STEPWISE):
                 again = await launcher.prepare(program_of(body), {}).run()
                 assert json.loads(again) == fake_continuation(HELLO, 4)
-    engine.close()
