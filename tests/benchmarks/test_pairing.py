@@ -34,12 +34,12 @@ def make_sides(order: list[tuple[str, Point]]) -> dict[str, Side]:
 
 async def test_who_begins_changes_from_round_to_round() -> None:
     order: list[tuple[str, Point]] = []
-    await take_turns(make_sides(order), [{"n": 1}], rounds=2)
+    await take_turns(make_sides(order), [{"n": 1}], rounds=2, settle=list)
     assert "".join(name for name, _ in order) == "ab" + "ba" + "ab"
 
 
 async def test_the_first_round_warms_up_and_does_not_count() -> None:
-    found = await take_turns(make_sides([]), [{"n": 1}], rounds=2)
+    found = await take_turns(make_sides([]), [{"n": 1}], rounds=2, settle=list)
     samples = {series.side: series.samples["turn"] for series in found}
     assert samples == {"a": [4.0, 5.0], "b": [3.0, 6.0]}
     assert all(len(series.others) == 2 for series in found)
@@ -48,7 +48,7 @@ async def test_the_first_round_warms_up_and_does_not_count() -> None:
 async def test_points_come_one_after_the_other_with_all_sides() -> None:
     order: list[tuple[str, Point]] = []
     points: list[Point] = [{"n": 1}, {"n": 2}]
-    found = await take_turns(make_sides(order), points, rounds=1)
+    found = await take_turns(make_sides(order), points, rounds=1, settle=list)
     assert [point for _, point in order] == [{"n": 1}] * 4 + [{"n": 2}] * 4
     assert [(s.point, s.side) for s in found] == [(p, s) for p in points for s in "ab"]
 

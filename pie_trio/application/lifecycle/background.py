@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BackgroundShare"]
 
+WORKING_SHARE = 0.25
+"""Part of a core for those who compute much between steps of the model, beside those who do not."""
+
 
 class _Turns:
     """One place; of those who want it, whoever has had the least of it comes next.
@@ -62,12 +65,13 @@ class _Turns:
 class BackgroundShare:
     """Lets guests go on one after the other whose slice is over, or whose account is overdrawn.
 
-    Who has something left goes on as soon as everybody else had a turn. All others together share
-    a small part of a core.
+    Who has something left goes on as soon as everybody else had a turn. Of the others, those whom
+    the model works for share a part of a core while anybody keeps to what it earns, and are not
+    held back otherwise. All that do nothing but compute share a small part of a core.
 
     Args:
-        share: Part of a core for all of them together while ``is_contended()``; with nobody else
-            at work they get all of it.
+        share: Part of a core for all who do nothing but compute while ``is_contended()``; with
+            nobody else at work they get all of it.
         is_contended: Whether the device or another inferlet is at work.
     """
 
@@ -76,7 +80,8 @@ class BackgroundShare:
         self._is_contended = is_contended
         # One of each at a time, so that however many compute, the batcher waits for a slice or
         # two.
-        self._turn, self._turns_of_others = trio.Lock(), _Turns()
+        self._turn = trio.Lock()
+        self._turns_of_working, self._turns_of_computing = _Turns(), _Turns()
 
     async def wait_turn(self, account: Account) -> None:
         """Return when the caller may compute on."""
@@ -86,14 +91,22 @@ class BackgroundShare:
             return
         account.owner.begin_waiting()
         try:
-            await self._turns_of_others.take(account)
+            is_working = account.is_at_work
+            turns = self._turns_of_working if is_working else self._turns_of_computing
+            await turns.take(account)
             try:
                 seconds = account.settle()
-                if self._is_contended():
-                    await trio.sleep(seconds * (1 / self._share - 1))
+                if share := self._share_beside(account, is_working=is_working):
+                    await trio.sleep(seconds * (1 / share - 1))
                 else:
                     await trio.lowlevel.checkpoint()
             finally:
-                self._turns_of_others.give()
+                turns.give()
         finally:
             account.owner.end_waiting()
+
+    def _share_beside(self, account: Account, *, is_working: bool) -> float | None:
+        """Return the part of a core that it shares; None if nobody has to be spared."""
+        if is_working:
+            return WORKING_SHARE if account.has_neighbours else None
+        return self._share if self._is_contended() else None

@@ -383,9 +383,11 @@ class Launcher:
         self.num_running += 1
         end = _End()
         tree = session.tree
-        account = tree.account = tree.account or self._accounts.open(
-            session.launch.owner
-        )
+        if tree.account is None:
+            tree.account = self._accounts.open(session.launch.owner)
+        else:
+            tree.account.add_child()
+        account = tree.account
         try:
             with self._guest(export, session, account) as fiber:
                 fiber.host = session

@@ -9,14 +9,20 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from pie_trio.application.computing import (
+    CHILD_SECONDS,
     LAUNCH_SECONDS,
+    MAX_CHILDREN,
     MAX_SECONDS,
     OWNER_SECONDS,
     STEP_SECONDS,
+    WORK_SECONDS,
     Account,
     Accounts,
 )
-from pie_trio.application.lifecycle.background import BackgroundShare
+from pie_trio.application.lifecycle.background import (
+    WORKING_SHARE,
+    BackgroundShare,
+)
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -165,6 +171,76 @@ async def test_with_nobody_else_at_work_nobody_is_held_back(
 ) -> None:
     share = make_share(is_contended=False)
     assert await compute(share, accounts.open("ann"), 1000) == 0
+
+
+async def work(share: BackgroundShare, account: Account, num_steps: int) -> float:
+    """Compute for a slice, which takes no time here, after each step; return how long it took."""
+    started = trio.current_time()
+    for _ in range(num_steps):
+        account.earn(1)
+        account.charge(SLICE_SECONDS)
+        await share.wait_turn(account)
+    return trio.current_time() - started
+
+
+async def test_who_computes_much_between_steps_is_not_held_back_for_others_that_do(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    share, made = make_share(), [accounts.open(owner) for owner in ("ann", "bob")]
+    for account in made:
+        account.charge(1.0)
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for account in made:
+            nursery.start_soon(work, share, account, 100)
+    assert trio.current_time() == started
+
+
+async def test_who_computes_much_between_steps_shares_a_part_of_a_core_beside_one_that_does_not(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    share, much, little = make_share(), accounts.open("ann"), accounts.open("bob")
+    much.charge(LAUNCH_SECONDS + OWNER_SECONDS)
+
+    async def keep_to_it() -> None:
+        while True:
+            little.earn(1)
+            little.charge(STEP_SECONDS)
+            await trio.sleep(SLICE_SECONDS)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_to_it)
+        await wait_all_tasks_blocked()
+        seconds = await work(share, much, 400)
+        nursery.cancel_scope.cancel()
+    waited = 400 * (SLICE_SECONDS - STEP_SECONDS) * (1 / WORKING_SHARE - 1)
+    earned = seconds * SHARE * (1 / WORKING_SHARE - 1)
+    assert waited - 2 * earned <= seconds <= waited
+
+
+async def test_who_works_no_more_counts_as_one_that_does_nothing_but_compute(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    share, account = make_share(), accounts.open("ann")
+    account.charge(LAUNCH_SECONDS + OWNER_SECONDS)
+    assert await work(share, account, 10) == 0
+    await trio.sleep(WORK_SECONDS)
+    account.charge(OWNER_SECONDS + SLICE_SECONDS)
+    assert await compute(share, account, 1) > SLICE_SECONDS
+
+
+async def test_the_first_children_are_not_at_the_cost_of_the_instance(
+    accounts: Accounts, autojump_clock: MockClock
+) -> None:
+    account = accounts.open("ann")
+    account.charge(LAUNCH_SECONDS + OWNER_SECONDS)
+    for _ in range(MAX_CHILDREN):
+        account.add_child()
+        account.charge(CHILD_SECONDS)
+    assert not account.is_overdrawn
+    account.add_child()
+    account.charge(CHILD_SECONDS)
+    assert account.is_overdrawn
 
 
 async def test_who_has_something_left_does_not_wait_for_those_without(
