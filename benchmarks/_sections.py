@@ -107,8 +107,7 @@ SECTIONS: Sequence[Section] = (
         "calls",
         "Calls",
         "Fig. 10, up to 896 inferlets: less than 30 us in the control layer, 10 to 300 us in the inference layer.",
-        "Over an engine that answers at once.",
-        is_printed=True,
+        "Over an engine that answers at once, with guests in Wasm. What a guest itself computes for a call is its Python.",
     ),
     Section(
         "calls_per_token",

@@ -1,6 +1,6 @@
 """Launch inferlets: CPU and time from the request to the first host call, memory, leaks.
 
-    python -m benchmarks.run launch --counts 1 100 896 --warm 100
+    python -m benchmarks.run launch --counts 1 100 896 --warm 100 --component
     python -m benchmarks.launch --counts 1 100 896 --warm 100 --repeat 1000
 
 The first keeps what it finds, the second prints it, and looks for leaks.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,17 @@ from benchmarks.harness import (
 )
 from benchmarks.pairing import take_turns
 from benchmarks.reporting import Metric, Report
+from pie_trio.application.authoring.building import build_component
+from pie_trio.application.authoring.projects import load_project
+from pie_trio.application.lifecycle.instances import link_component
+from pie_trio.application.lifecycle.programs import (
+    ComponentProgram,
+    Program,
+    SourceProgram,
+)
+from pie_trio.application.wasm.compile_cache import CompileCache
+from pie_trio.application.wasm.runtime import WasmRuntime
+from pie_trio.config import WasmConfig
 
 if TYPE_CHECKING:
     import argparse
@@ -37,13 +49,14 @@ if TYPE_CHECKING:
     from pie_trio.application.lifecycle.instances import Launcher
 
 # The first host call is the log line; then the guest waits until it is cancelled.
-HOLD = make_program(
+HOLD_TEXT = (
     "from inferlet_py import inferlet, log, sleep_until\n"
     "@inferlet\n"
     "async def main() -> None:\n"
     "    log('running')\n"
     "    await sleep_until(1e12)\n"
 )
+HOLD = make_program(HOLD_TEXT)
 TRIVIAL = make_program(
     "from inferlet_py import inferlet\n@inferlet\nasync def main() -> int:\n    return 1\n"
 )
@@ -60,14 +73,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add how many are launched."""
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 8, 100, 896])
     parser.add_argument("--warm", type=int, default=100, help="most guests made ahead")
+    parser.add_argument(
+        "--component",
+        action="store_true",
+        help="also from a component of its own, which takes half a minute to be built",
+    )
 
 
 def measure(options: argparse.Namespace) -> Report:
     """Launch each number at once, from nothing and, where that is allowed, from guests made ahead."""
+    with tempfile.TemporaryDirectory(prefix="launch-") as folder:
+        component = _build(Path(folder)) if options.component else None
+        series = trio.run(_take_turns, options, component)
     return Report(
         title="launches at once",
         metrics=METRICS,
-        series=trio.run(_take_turns, options),
+        series=series,
         base="cold",
         x="at once",
         notes=["Each is launched by a fresh runtime, and runs at its first host call."],
@@ -75,21 +96,42 @@ def measure(options: argparse.Namespace) -> Report:
     )
 
 
-async def _take_turns(options: argparse.Namespace) -> list[Series]:
+def _build(folder: Path) -> Path:
+    """Build the program as a component, and compile it once: later it comes from the cache."""
+    source, target = folder / "app.py", folder / "bench.wasm"
+    source.write_text(HOLD_TEXT)
+    build_component(load_project(source), target)
+    wasm = WasmConfig()
+    with WasmRuntime(wasm, CompileCache(wasm.cache_directory)) as runtime:
+        link_component(runtime, target)
+    return target
+
+
+async def _take_turns(
+    options: argparse.Namespace, component: Path | None
+) -> list[Series]:
     found: list[Series] = []
     for count in options.counts:
         sides: dict[str, Side] = {"cold": partial(_launch, is_warm=False)}
         if count <= options.warm:
             sides["warm"] = partial(_launch, is_warm=True)
+        if component is not None:
+            sides["component"] = partial(_launch, is_warm=False, component=component)
         points: list[Point] = [{"at once": count}]
         found += await take_turns(sides, points, rounds=options.rounds)
     return found
 
 
-async def _launch(point: Point, *, is_warm: bool) -> dict[str, float]:
+async def _launch(
+    point: Point, *, is_warm: bool, component: Path | None = None
+) -> dict[str, float]:
     count = int(point["at once"])
     async with open_bare_launcher(num_warm=count if is_warm else 0) as launcher:
-        seconds, cpu, size = await measure_many(launcher, count)
+        program: Program = HOLD
+        if component is not None:
+            linked = link_component(launcher.runtime, component)
+            program = ComponentProgram("bench", linked, "0" * 64)
+        seconds, cpu, size = await measure_many(launcher, count, program)
     return {"until all run": seconds * 1000, "CPU": cpu, "memory": size}
 
 
@@ -108,7 +150,9 @@ async def measure_one(launcher: Launcher) -> tuple[float, float]:
     return (reached[0][0] - start[0]) * 1e3, (reached[0][1] - start[1]) * 1e3
 
 
-async def measure_many(launcher: Launcher, count: int) -> tuple[float, float, float]:
+async def measure_many(
+    launcher: Launcher, count: int, program: Program = HOLD
+) -> tuple[float, float, float]:
     """Launch ``count`` at once; return seconds until all run, CPU ms and MB of each."""
     num_running = 0
     ended = 0.0, 0.0, 0
@@ -120,12 +164,13 @@ async def measure_many(launcher: Launcher, count: int) -> tuple[float, float, fl
             ended = time.perf_counter(), time.process_time(), memory_bytes()
             nursery.cancel_scope.cancel()
 
-    await launcher.compile(HOLD)
+    if isinstance(program, SourceProgram):
+        await launcher.compile(program)
     gc.collect()
     started = time.perf_counter(), time.process_time(), memory_bytes()
     async with trio.open_nursery() as nursery:
         for _ in range(count):
-            nursery.start_soon(launcher.prepare(HOLD, {}, on_log=on_log).run)
+            nursery.start_soon(launcher.prepare(program, {}, on_log=on_log).run)
     return (
         ended[0] - started[0],
         (ended[1] - started[1]) / count * 1e3,

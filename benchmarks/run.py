@@ -4,7 +4,7 @@
 
 Each leaves NAME.json, NAME.md and NAME.png in ``benchmarks/results/DATE``; the .md is an entry for
 ``benchmarks/LOG.md``. The older scripts of this folder print their figures and keep nothing:
-``python -m benchmarks.run calls`` is ``python -m benchmarks.calls``.
+``python -m benchmarks.run peers`` is ``python -m benchmarks.peers``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ BENCHMARKS = {
     "function_calling": "three optimisations of an agent, stacked (Fig. 7)",
     "techniques": "trees of thought to attention sinks, against clients (Fig. 8)",
     "launch": "launches, one and many at once (Fig. 9)",
+    "calls": "what a host call costs (Fig. 10)",
     "calls_per_token": "host calls for each token of techniques (Fig. 11)",
     "overhead": "bare engine, stream and stepwise, layer by layer (Tables 3 and 4)",
     "policies": "policies of batching (Table 5)",
@@ -37,7 +38,6 @@ BENCHMARKS = {
     "quantization": "what int8 costs in quality; no timing",
 }
 SCRIPTS = {
-    "calls": "what a host call costs (Fig. 10)",
     "peers": "tokens a second of Pie and of other engines",
     "engine": "the engine alone",
     "server": "requests, events and WebSockets of the server",

@@ -38,6 +38,7 @@ from pie_trio.application.server.answers import (
 )
 from pie_trio.application.server.owners import authenticate, authorize
 from pie_trio.application.web import make_event_stream
+from pie_trio.application.web.feeds import HEARTBEAT
 from pie_trio.errors import PieError
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_mcp_routes"]
 
-HEARTBEAT = b": keep-alive\n\n"
 SESSION = "mcp-session-id"
 CAPABILITIES = {"tools": {"listChanged": False}}
 SERVER_INFO = {"name": "pie", "title": "Pie", "version": __version__}

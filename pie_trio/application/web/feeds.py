@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGISendEvent
 
-__all__ = ["Feed", "FeedBody", "send_feed"]
+__all__ = ["HEARTBEAT", "Feed", "FeedBody", "send_feed"]
 
 HEARTBEAT = b": keep-alive\n\n"
 
