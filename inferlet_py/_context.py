@@ -622,7 +622,7 @@ class Context(AsyncCloses, Closes):
                     values = await stream.read()
                 else:
                     self._relay = relay
-                    values = await stream.relay(relay.envelope)
+                    values = await relay.read(stream)
             except CommandCancelledError as error:
                 refusal = error  # for a flush that failed: its own error says more
             if self._stream is not stream:

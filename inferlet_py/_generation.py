@@ -181,11 +181,13 @@ class Generation:
 
     async def text(self) -> str:
         """Return all the text that is still to come."""
-        return "".join([chunk.text async for chunk in self])
+        return await self._read_to_end(Relay(None, self._receive, sends=False))
 
     async def tokens(self) -> list[int]:
         """Return all the tokens that are still to come."""
-        return [token async for chunk in self for token in chunk.token_ids]
+        count = len(self.token_ids)
+        await self._read_to_end(Relay(None, self._receive, sends=False))
+        return self.token_ids[count:]
 
     async def send(self, fields: Mapping[str, object] | None = None) -> str:
         """Send what is still to come to the client, piece by piece as it comes; return it all.
@@ -197,15 +199,18 @@ class Generation:
         Args:
             fields: Send bytes, each piece a JSON object with these fields and its ``text``.
         """
+        return await self._read_to_end(Relay(fields, self._receive))
+
+    async def _read_to_end(self, relay: Relay) -> str:
+        """Return the text that is still to come; the program is woken at the end if possible."""
         texts: list[str] = []
-        relay = Relay(fields, self._receive)
         while self.finish_reason is None:
             relay.has_sent = False
             chunk = await self._next(relay)
-            if chunk.text:
-                texts.append(chunk.text)
-                if not relay.has_sent:
-                    await relay.send(chunk.text)
+            texts += [relay.cut_text, chunk.text]
+            relay.cut_text = ""
+            if chunk.text and relay.sends and not relay.has_sent:
+                await relay.send(chunk.text)
         return "".join(texts)
 
     # ---- where tokens come from ------------------------------------------------------------

@@ -80,6 +80,7 @@ async def main(
                 sampler = Sampler(temperature=heat, top_p=0.9, seed=1)
                 generation = ctx.generate(max_tokens=2, sampler=sampler, stop=["."])
                 await generation.send({"branch": 1})
+                await ctx.generate(max_tokens=1, sampler=sampler).text()
                 results.append(ctx.text())
 
         async with open_nursery() as nursery:
@@ -134,6 +135,9 @@ class _RehearsalHost:
         return next(self._tickets)
 
     def relay_stream(self, _stream: int, _envelope: object) -> int:
+        return next(self._tickets)
+
+    def collect_stream(self, _stream: int) -> int:
         return next(self._tickets)
 
     def take_chunk(self, _ticket: int) -> tuple[list[int], str, list[float], None, int]:

@@ -1,4 +1,4 @@
-"""What a generation sends to the client as it comes."""
+"""What a generation sends to the client as it comes, or waits for as a whole."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from inferlet_py._messages import send
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from inferlet_py._generation import Chunk
     from inferlet_py._host import ChunkValues, Envelope
     from inferlet_py._streams import HostStream
 
@@ -18,23 +19,28 @@ __all__ = ["Relay"]
 
 
 class Relay:
-    """What goes to the client as it comes.
+    """What goes to the client as it comes, or is waited for to the end.
 
     Args:
         fields: Of the JSON objects that carry the text; None for bare text.
         on_cut: Takes what was relayed until the wait for it was given up.
+        sends: Without, nothing goes to the client.
 
     Attributes:
         envelope: Around each piece.
         has_sent: The host has sent the text of the latest chunk.
+        cut_text: What the wait was given up for; whoever goes on takes it.
     """
 
     def __init__(
         self,
         fields: Mapping[str, object] | None,
-        on_cut: Callable[[ChunkValues], object],
+        on_cut: Callable[[ChunkValues], Chunk],
+        *,
+        sends: bool = True,
     ) -> None:
-        self._on_cut = on_cut
+        self._on_cut, self.sends = on_cut, sends
+        self.cut_text = ""
         self.has_sent = False
         self.envelope: Envelope | None = None
         if fields is not None:
@@ -49,8 +55,14 @@ class Relay:
         except HostError:
             return False  # the stream has failed before
         if values[0]:
-            self._on_cut(values)
+            self.cut_text += self._on_cut(values).text
         return bool(values[0])
+
+    async def read(self, stream: HostStream) -> ChunkValues:
+        """Wait for the end of a stream."""
+        if self.sends:
+            return await stream.relay(self.envelope)
+        return await stream.collect()
 
     async def send(self, text: str) -> None:
         """Send a piece from here."""

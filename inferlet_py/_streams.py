@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inferlet_py._errors import LimitError
 from inferlet_py._host import StreamValues, get_host
 from inferlet_py._numbers import Numbers
 from inferlet_py._tasks import wait_to_take
@@ -83,8 +84,21 @@ class HostStream:
         await wait_to_take(ticket)
         return host.take_chunk(ticket)
 
+    async def collect(self) -> ChunkValues:
+        """Wait for the end; return all there was, or a part if that is too much to keep at once.
+
+        If this is cancelled, :meth:`end_relay` returns what there was until then.
+        """
+        host = get_host()
+        try:
+            ticket = host.collect_stream(self._number)
+        except LimitError:
+            return await self.read()
+        await wait_to_take(ticket)
+        return host.take_chunk(ticket)
+
     def end_relay(self) -> ChunkValues:
-        """Return what was relayed up to now, and let the stream go on without a reader."""
+        """Return what was relayed, or collected, up to now, and let the stream go on without a reader."""
         return get_host().end_relay(self._number)
 
     def close(self) -> None:

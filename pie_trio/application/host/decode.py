@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pie_trio.application.host.relay import Envelope
     from pie_trio.application.host.session import Session
     from pie_trio.application.waiting import Waiting
+    from pie_trio.control.outbox import Outbox
     from pie_trio.control.queues import CommandQueue
 
 __all__ = ["INTERFACE", "Decoding"]
@@ -90,8 +91,8 @@ class Decoding:
     Attributes:
         streams: By the number that the guest chose, with the queue of each.
         awaited: Those of which there is a ticket for what there is to read.
-        relays: Those whose text goes to the client, with the ticket, what sends it and what
-            that keeps.
+        relays: Those whose text goes to the client, or is kept until they end, with the ticket,
+            what reads them and what that keeps.
     """
 
     def __init__(self, *, max_streams: int) -> None:
@@ -184,6 +185,17 @@ def take_chunk(session: Session, ticket: int) -> tuple[Any, ...] | Waiting:
 
 def relay_stream(session: Session, handle: int, envelope: Envelope | None) -> int:
     """Send the text of a stream to the client; return a ticket for the end of that."""
+    return _read_to_end(session, handle, session.outbox, envelope)
+
+
+def collect_stream(session: Session, handle: int) -> int:
+    """Return a ticket for the end of a stream, with all that there is to read until then."""
+    return _read_to_end(session, handle, None, None)
+
+
+def _read_to_end(
+    session: Session, handle: int, outbox: Outbox | None, envelope: Envelope | None
+) -> int:
     stream = begin_reading(session, handle)
     decoding, tickets = session.decoding, session.tickets
     num_bytes = UNREAD_BYTES * stream.num_left + sum(map(len, envelope or ()))
@@ -200,7 +212,7 @@ def relay_stream(session: Session, handle: int, envelope: Envelope | None) -> in
     ticket = tickets.open(on_close=close)
     relay = Relay(
         stream,
-        session.outbox,
+        outbox,
         envelope,
         lambda outcome: tickets.complete(ticket, outcome, stream),
     )
@@ -445,6 +457,7 @@ INTERFACE = interface(
         "read-stream": fallible(read_stream, U32, U32),
         "take-chunk": waiting(take_chunk, CHUNK, U32),
         "relay-stream": fallible(relay_stream, U32, U32, Option(ENVELOPE)),
+        "collect-stream": fallible(collect_stream, U32, U32),
         "end-relay": fallible(end_relay, CHUNK, U32),
         "stop-stream": fallible(stop_stream, Unit(), U32),
         "fork-stream": fallible(fork_stream, U32, U32, U32, HANDLES, SAMPLER),

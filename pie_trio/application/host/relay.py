@@ -1,7 +1,8 @@
 """The text of a decode stream on its way to the client, without a guest in between.
 
 A guest that only sends what it reads costs a turn of its own for each token. Here a piece goes
-into the outbox as soon as it was sampled.
+into the outbox as soon as it was sampled. A guest that waits for the end of a stream costs as much,
+and is not woken before either: what is read is kept for it, and sent to nobody.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ Envelope = tuple[str, str]
 
 
 class Relay:
-    """Reads a stream and sends its text, until either ends.
+    """Reads a stream and sends its text, or keeps it only, until either ends.
 
     Args:
         stream: Which nobody else reads.
-        outbox: Where to; while it is full, the stream is not read.
+        outbox: Where to; while it is full, the stream is not read. None to send nothing.
         envelope: Around each piece.
         on_done: Gets this relay once the stream has ended and everything was sent, or why a
             piece could not be sent.
@@ -39,7 +40,7 @@ class Relay:
     def __init__(
         self,
         stream: DecodeStream,
-        outbox: Outbox,
+        outbox: Outbox | None,
         envelope: Envelope | None,
         on_done: Callable[[Relay | LimitError], None],
     ) -> None:
@@ -93,20 +94,21 @@ class Relay:
         self._finish = unread.finish
         if unread.text:
             self._pieces.append(unread.text)
-            message = make_message(unread.text, self._envelope)
-            if not self._outbox.put(message):
-                self._wait_for_room(message)
-                return
+            if self._outbox is not None:
+                message = make_message(unread.text, self._envelope)
+                if not self._outbox.put(message):
+                    self._wait_for_room(self._outbox, message)
+                    return
         self._go_on()
 
-    def _wait_for_room(self, message: Message) -> None:
+    def _wait_for_room(self, outbox: Outbox, message: Message) -> None:
         try:
-            self._outbox.check_late(message)
+            outbox.check_late(message)
         except LimitError as error:
             self._complete(error)
             return
         # Once this was promised it is sent, also if the relay is ended meanwhile.
-        self._outbox.put_late(message, self._go_on)
+        outbox.put_late(message, self._go_on)
 
     def _go_on(self) -> None:
         if self._is_over:

@@ -243,6 +243,9 @@ class _Relays:
             stream, envelope = arguments
             self._by_ticket[answer], self._tickets[stream] = envelope, answer
             return []
+        if name == "decode.collect-stream":
+            self._tickets.pop(arguments[0], None)  # of a relay before
+            return []
         if name not in ("decode.take-chunk", "decode.end-relay"):
             return []
         (number,) = arguments

@@ -59,6 +59,40 @@ async def test_the_client_gets_the_text_and_the_program_the_tokens_at_the_end() 
         client.session.close_stream(1)
 
 
+async def test_what_is_collected_comes_at_the_end_and_goes_to_nobody() -> None:
+    async with open_rig() as rig, rig.open_client() as client:
+        alloc(client)
+        start(client, max_unread=3)
+        ticket = client.session.collect_stream(1)
+        with pytest.raises(BadArgumentError, match="there is a ticket already"):
+            client.session.read_stream(1)
+        tokens, text, logprobs, finish, written = await take(client, ticket)
+        assert (tokens, text, logprobs, finish) == (EXPECTED, TEXT, [], "length")
+        assert written == len(PROMPT) + COUNT - 1
+        client.session.outbox.put("nothing else")
+        assert await received(client) == ["nothing else"]
+        client.session.close_stream(1)
+
+
+async def test_what_was_collected_until_it_was_given_up_is_there() -> None:
+    async with (
+        open_rig(control=STEP_BY_STEP, gated=True) as rig,
+        rig.open_client() as client,
+    ):
+        alloc(client)
+        start(client)
+        ticket = client.session.collect_stream(1)
+        for step in range(5):
+            await rig.gate.wait_started(step + 1)
+            rig.gate.let_go()
+        await rig.gate.wait_started(6)
+        client.session.cancel(ticket)
+        tokens, *_ = client.session.end_relay(1)
+        assert tokens == EXPECTED[:5]
+        rig.gate.open()
+        assert (await read(client))[0]
+
+
 async def test_each_piece_is_sent_when_it_was_sampled() -> None:
     async with open_rig(gated=True) as rig, rig.open_client() as client:
         alloc(client)

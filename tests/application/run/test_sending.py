@@ -121,6 +121,64 @@ async def test_it_ends_where_the_generation_does(run: Any) -> None:
     assert found.result[1:4] == [cut, cut, "stop"]
 
 
+@pytest.mark.parametrize("extra", ["", "stepwise=True", "stop=['\\0' * 70] * 70"])
+async def test_what_is_waited_for_to_the_end_is_sent_to_nobody(
+    run: Any, extra: str
+) -> None:
+    found = await run(
+        f"generation = ctx.fork().generate({ALL}, {extra})",
+        "first = (await anext(generation)).token_ids",
+        "tokens = [*first, *await generation.tokens()]",
+        f"generation = ctx.generate({ALL}, {extra})",
+        "text = await generation.text()",
+        "assert tokens == generation.token_ids",
+        REPORT,
+    )
+    assert found.result == [TEXT, EXPECTED, EXPECTED, "length", 3]
+    assert not found.messages
+
+
+async def test_a_program_that_waits_for_all_tokens_is_woken_once(
+    open_fake: OpenLauncher,
+) -> None:
+    body = (
+        "async with Context() as ctx:\n    await ctx.fill('x')\n    await ctx.forward()\n"
+        f"    await ctx.generate(max_tokens=MOST, stop_tokens=[]).tokens()\n"
+    )
+    num_turns: list[int] = []
+    async with open_fake() as launcher:
+        for most in ("20", "60"):
+            instance = launcher.prepare(program_of(body.replace("MOST", most)), {})
+            settle, turns = instance.session.settle, [0]
+
+            def count(
+                settle: Callable[[], None] = settle, turns: list[int] = turns
+            ) -> None:
+                turns[0] += 1
+                settle()
+
+            instance.session.settle = count  # type: ignore[method-assign]
+            await instance.run()
+            num_turns.append(turns[0])
+    assert num_turns[0] == num_turns[1]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0003, 0.001, 0.003, 0.01])
+async def test_what_was_read_before_it_was_cancelled_is_in_the_context(
+    run: Any, seconds: float
+) -> None:
+    found = await run(
+        f"generation = ctx.generate({ALL})",
+        f"with move_on_after({seconds}): await generation.tokens()",
+        "read = list(generation.token_ids)",
+        "assert ctx.token_ids[2:] == read",
+        "rest = await generation.tokens()",
+        "return [read + rest, generation.token_ids, ctx.token_ids[2:], ctx.num_pages]",
+    )
+    assert found.result == [EXPECTED, EXPECTED, EXPECTED, 3]
+    assert not found.messages
+
+
 @pytest.mark.parametrize("seconds", [0, 0.0003, 0.001, 0.003, 0.01])
 async def test_what_was_sent_before_it_was_cancelled_is_in_the_context(
     run: Any, seconds: float
