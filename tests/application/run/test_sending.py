@@ -143,7 +143,7 @@ async def test_a_program_that_waits_for_all_tokens_is_woken_once(
 ) -> None:
     body = (
         "async with Context() as ctx:\n    await ctx.fill('x')\n    await ctx.forward()\n"
-        f"    await ctx.generate(max_tokens=MOST, stop_tokens=[]).tokens()\n"
+        "    await ctx.generate(max_tokens=MOST, stop_tokens=[]).tokens()\n"
     )
     num_turns: list[int] = []
     async with open_fake() as launcher:
