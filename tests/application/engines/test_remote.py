@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,10 +100,14 @@ def test_a_call_beside_a_step_does_not_wait_for_it(
 def test_a_process_that_stands_still_is_given_up(tmp_path: Path) -> None:
     config = EngineProcessConfig(call_seconds=0.2, step_seconds=0.2)
     engine = start_fake(tmp_path, config=config)
-    os.kill(engine.process.popen.pid, signal.SIGSTOP)
-    with pytest.raises(EngineLostError, match=r"has_ended was not done after 0\.2 s"):
-        engine.has_ended(1)
-    engine.close()
+    with closing(engine):
+        pid = engine.process.popen.pid
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # until then it may answer
+        with pytest.raises(
+            EngineLostError, match=r"has_ended was not done after 0\.2 s"
+        ):
+            engine.has_ended(1)
 
 
 def test_a_dropped_processor_is_gone_for_the_next_step(engine: RemoteEngine) -> None:
