@@ -60,8 +60,7 @@ SECTIONS: Sequence[Section] = (
         DECODING
         + " It is made up for by what need not be read again, which grows with the "
         "calls; so it is with few calls that vLLM wins. A swarm here is five inferlets that launch each other, "
-        "which the clients of vLLM do not have to: of each, the launch and the first use of everything cost some 17 ms "
-        "of the processor.",
+        "which the clients of vLLM do not have to.",
     ),
     Section(
         "function_calling",
@@ -93,7 +92,7 @@ SECTIONS: Sequence[Section] = (
         ),
         DECODING
         + " Speculation, sinks, windows and modules are programs that take their tokens one "
-        "by one, which costs a guest's turn of one to two milliseconds for each, one after the other.",
+        "by one, which costs a guest's turn for each, one after the other.",
     ),
     Section(
         "launch",

@@ -1,8 +1,8 @@
 """The text of a decode stream on its way to the client, without a guest in between.
 
 A guest that only sends what it reads costs a turn of its own for each token. Here a piece goes
-into the outbox as soon as it was sampled. A guest that waits for the end of a stream costs as much,
-and is not woken before either: what is read is kept for it, and sent to nobody.
+into the outbox as soon as it was sampled. A guest that waits for the end of a stream is
+not woken before either: what is read is kept for it, and sent to nobody.
 """
 
 from __future__ import annotations
