@@ -18,7 +18,6 @@ from inferlet_py._processors import Grammar, Processor, choose_constraint
 from inferlet_py._queues import check_rows, move_rows, take_outputs
 from inferlet_py._sampling import Sampler, check_sampler
 from inferlet_py._sharing import (
-    export_prefix,
     import_prefix,
     pack_tokens,
     page_names,
@@ -69,8 +68,10 @@ class Context(AsyncCloses, Closes):
         self._model, self._adapter = get_model(model), adapter
         self._pages: list[int] = []  # 0 where tokens were dropped
         self._num_written = 0
-        # Pages, from the first on, that others can find; None before anything is shared.
+        # Pages, from the first on, that others can find; None before anything is shared. Of those
+        # whose tokens are pending, the names by index.
         self._num_offered: int | None = None
+        self._to_offer: dict[int, str] = {}
         self._flushes: list[Flush] = []  # in the order of their slots
         self._last: LastForward | None = None
         self._sampler_memory = SamplerMemory()
@@ -141,15 +142,16 @@ class Context(AsyncCloses, Closes):
             prompt: What to append.
             reuse: Share full pages with other contexts, also of other programs of the same
                 owner, that were filled in this way, begin with the same tokens and have the
-                same adapter. Full pages that no other has computed yet are computed at once,
-                and what was generated since the last such call is shared as well.
+                same adapter. Full pages that no other has computed yet are shared once they
+                are computed, with whatever the context runs next; and what was generated since
+                the last such call is shared as well.
         """
         self._check_open()
         if isinstance(prompt, str):
             prompt = self._model.tokenize(prompt, special=not self.token_ids)
         self.append(prompt)
         if reuse:
-            await self._reuse_prefix()
+            self._reuse_prefix()
         while self._flush_surplus():
             await self._settle_flushes()
 
@@ -337,6 +339,7 @@ class Context(AsyncCloses, Closes):
                 f"tokens {start} to {end} cannot be shown: the pages of some were dropped"
             )
         self._end_stream()
+        self._to_offer = {}  # what is behind a mask is no prefix of tokens alone
         self._flush_to(min(end, len(self.token_ids) - 1))
         changed = set(range(start, end))
         self._hidden = self._hidden | changed if hidden else self._hidden - changed
@@ -485,7 +488,9 @@ class Context(AsyncCloses, Closes):
         keep = self._pages_for(self._num_written)
         if self._num_offered is not None:
             size = self._model.info.kv_page_size
-            self._num_offered = min(self._num_offered, length // size)
+            behind = length // size
+            self._num_offered = min(self._num_offered, behind)
+            self._to_offer = {i: n for i, n in self._to_offer.items() if i < behind}
         if dropped := held(self._pages[keep:]):
             get_host().dealloc_kvpage(self._model.queue, dropped)
         del self._pages[keep:]
@@ -586,6 +591,7 @@ class Context(AsyncCloses, Closes):
                 "tokens have to be computed again, since their forward failed or their pages "
                 "were lost, but some before them were dropped: fill a new context"
             )
+        self._find_prefix()  # others may have computed it since it was filled
         self._flush_surplus(keep)
 
     # ---- streams ---------------------------------------------------------------------------
@@ -609,6 +615,7 @@ class Context(AsyncCloses, Closes):
         except BaseException:
             self._release_ahead()
             raise
+        self._offer(end)
         return self._stream
 
     async def _read_stream(
@@ -700,34 +707,50 @@ class Context(AsyncCloses, Closes):
 
     def _flush_to(self, end: int) -> None:
         """Enqueue forwards that return nothing until slot ``end``."""
+        self._find_prefix()
         limit = self._model.info.max_forward_tokens
         while self._num_written < end:
             self._flush(min(end, self._num_written + limit))
 
-    async def _reuse_prefix(self) -> None:
-        """Import what others have computed, compute the rest, and offer it to others."""
+    def _reuse_prefix(self) -> None:
+        """Import what others have computed, and offer them the rest once it is."""
         if self._hidden:
             return  # what is behind a mask is no prefix of tokens alone
-        size = self._model.info.kv_page_size
-        names = page_names(self.token_ids[:-1], size, self._adapter)
-        first = len(self._pages)
-        if first * size > self._num_written:
-            first = self._num_written // size  # a page that is not full is our own
-        elif first == self._num_written // size:
-            found = import_prefix(self._model, names[first:])
-            self._pages += found
-            first += len(found)
-            self.num_reused += len(found) * size
-            self._num_written = max(self._num_written, first * size)
+        names = page_names(self.token_ids[:-1], self._page_size, self._adapter)
+        first = self._num_written // self._page_size
         if self._num_offered is not None:  # what was generated since is new to others
             first = min(first, self._num_offered)
-        if first >= len(names):
-            self._num_offered = len(names)
-            return  # there is no full page that others could want: the rest is pending
-        self._flush_to(len(self.token_ids) - 1)
-        if await self._settle_flushes():  # nobody is offered what may yet be withdrawn
-            export_prefix(self._model, names[first:], self._pages[first : len(names)])
-            self._num_offered = len(names)
+        self._num_offered = len(names)
+        self._to_offer = dict(enumerate(names[first:], first))
+        self._offer(self._num_written)
+        self._find_prefix()
+
+    def _find_prefix(self) -> None:
+        """Import what others have computed of the pages that are pending."""
+        start = len(self._pages)
+        if start * self._page_size != self._num_written or start not in self._to_offer:
+            return  # a page that is not full is our own
+        names = list(self._to_offer.values())
+        pages = import_prefix(self._model, names[:1])  # mostly there is none
+        if pages:
+            pages += import_prefix(self._model, names[1:])
+        for index in range(start, start + len(pages)):
+            del self._to_offer[index]
+        self._pages += pages
+        self.num_reused += len(pages) * self._page_size
+        self._num_written += len(pages) * self._page_size
+
+    def _offer(self, end: int) -> None:
+        """Offer others the pages that hold tokens up to a slot, all of which are enqueued."""
+        if not self._to_offer:
+            return
+        behind = end // self._page_size
+        names = {i: name for i, name in self._to_offer.items() if i < behind}
+        if names:
+            for index in names:
+                del self._to_offer[index]
+            pages = [self._pages[index] for index in names]
+            get_host().offer_prefix(self._model.queue, pages, list(names.values()))
 
     def _mask_page(self, index: int) -> None:
         """Tell the host which tokens of a page are hidden."""
@@ -766,6 +789,10 @@ class Context(AsyncCloses, Closes):
     def _roll_back(self, slot: int) -> None:
         """Make the tokens from a slot on pending again: they were not written."""
         self._num_written = min(self._num_written, slot)
+        if (
+            self._num_offered is not None
+        ):  # what they were to fill is not found by others
+            self._num_offered = min(self._num_offered, slot // self._page_size)
 
     def _release_flushes(self) -> None:
         flushes, self._flushes = self._flushes, []
@@ -784,6 +811,7 @@ class Context(AsyncCloses, Closes):
         if ticket is None:
             ticket = self._submit(end, [OutputValues([end - start - 1], *output)])
         self._num_written = end
+        self._offer(end)
         self._last = LastForward(ticket, end, len(self._pages), *output)
         return ticket
 
@@ -802,6 +830,7 @@ class Context(AsyncCloses, Closes):
             self._adapter,
         )
         self._num_written = end
+        self._offer(end)
         return ticket
 
     def _allocate(self, num_slots: int) -> None:

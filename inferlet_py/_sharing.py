@@ -11,7 +11,7 @@ import json
 from array import array
 from typing import TYPE_CHECKING
 
-from inferlet_py._errors import BadArgumentError, LimitError, NotFoundError
+from inferlet_py._errors import BadArgumentError
 from inferlet_py._host import get_host
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from inferlet_py._models import Model
 
 __all__ = [
-    "export_prefix",
     "import_prefix",
     "pack_tokens",
     "page_names",
@@ -110,22 +109,8 @@ def import_prefix(model: Model, names: Sequence[str]) -> list[int]:
     Returns:
         The numbers of the pages.
     """
-    host, pages = get_host(), list[int]()
-    for name in names:
-        numbers = model.new_page_numbers(1)
-        try:
-            host.import_kvpage(model.queue, name, numbers)
-        except NotFoundError:
-            break
-        pages += numbers
-    return pages
-
-
-def export_prefix(model: Model, names: Sequence[str], pages: Sequence[int]) -> None:
-    """Export pages under their names; where the owner has too many exports, no more."""
-    host = get_host()
-    for name, page in zip(names, pages, strict=True):
-        try:
-            host.export_kvpage(model.queue, [page], name, True, "owner", None, b"")
-        except LimitError:
-            return
+    if not names:
+        return []
+    numbers = model.new_page_numbers(len(names))
+    count = get_host().import_prefix(model.queue, list(names), numbers)
+    return numbers[:count]

@@ -286,7 +286,12 @@ def _fit_list(
             raise MismatchError(name_of(hint), items)
         hints = args
     else:
-        hints = (args[0] if args else Any,) * len(items)
+        inner = args[0] if args else Any
+        if inner in _NAMES and all(type(item) is inner for item in items):
+            return (
+                tuple(items) if origin is tuple else items
+            )  # as a prompt's tokens are
+        hints = (inner,) * len(items)
     found = [
         _fit_at(f"[{i}]", item, inner)
         for i, (item, inner) in enumerate(zip(items, hints, strict=True))

@@ -17,6 +17,9 @@ __all__ = ["Choice", "Limits", "choose_batch"]
 SHORT_TOKENS = 32
 """A forward of so few tokens does not count as a prefill."""
 
+RUSH = 4
+"""So many chunks of prefills run at once where most inferlets wait for their first token."""
+
 MAX_PASSED = 8
 """After so many batches without room for it a ready command comes first, whatever it is: before
 those of high priority, and before streams, which are older and go on for long."""
@@ -29,7 +32,7 @@ class Limits:
     Attributes:
         max_batch: Most commands.
         max_tokens: Most new tokens.
-        chunk_tokens: Most of them from prefills, while others use the model too.
+        chunk_tokens: Most of them from prefills, while as many others would wait for those.
     """
 
     max_batch: int
@@ -65,7 +68,7 @@ class Choice:
 
 
 def choose_batch(
-    ready: Collection[Command], pool: PagePool, limits: Limits, *, is_contended: bool
+    ready: Collection[Command], pool: PagePool, limits: Limits, *, num_expected: int = 0
 ) -> Choice:
     """Choose among commands that do not conflict.
 
@@ -79,7 +82,7 @@ def choose_batch(
         ready: The ready commands.
         pool: Their pages.
         limits: Of the batch.
-        is_contended: Others use the model too, so that prefills are cut.
+        num_expected: Inferlets that are about to submit something short.
     """
     choice = Choice()
     denied = _deny_pages(ready, pool, choice)
@@ -92,9 +95,8 @@ def choose_batch(
         if choice.commands:
             choice.num_other_kind += len(commands)
         else:
-            _choose_of_kind(
-                commands, choice, _Budget(limits, is_contended=is_contended)
-            )
+            room = _room_for_prefills(commands, limits, num_expected)
+            _choose_of_kind(commands, choice, _Budget(limits, room))
     return choice
 
 
@@ -107,6 +109,29 @@ def _choose_of_kind(commands: list[Command], choice: Choice, budget: _Budget) ->
         else:
             choice.num_over_budget += 1
             command.num_passed += 1
+
+
+def _room_for_prefills(
+    commands: Iterable[Command], limits: Limits, num_expected: int
+) -> int:
+    """Return how many tokens of prefills may run now.
+
+    A small chunk, so that others need not wait for long. But it lets all prefills behind it wait for
+    a step of the others: where more wait for their first token than for their next one, as when
+    many come at once, that would be the longer wait.
+    """
+    num_prefills = num_others = num_short = 0
+    for command in commands:
+        if command.forward is not None and not command.is_withdrawn:
+            if command.num_tokens > SHORT_TOKENS:
+                num_prefills += 1
+            else:
+                num_others += 1
+                num_short += command.num_tokens
+    if num_prefills > num_others + num_expected:
+        room = max(limits.max_tokens - num_short, limits.chunk_tokens)
+        return min(room, RUSH * limits.chunk_tokens)
+    return limits.chunk_tokens
 
 
 def _longest_wait(commands: list[Command]) -> int:
@@ -167,10 +192,10 @@ def _seniority(command: Command) -> tuple[int, int]:
 class _Budget:
     """The room of a batch."""
 
-    def __init__(self, limits: Limits, *, is_contended: bool) -> None:
+    def __init__(self, limits: Limits, num_prefill_tokens: int) -> None:
         self._commands = limits.max_batch
         self._tokens = limits.max_tokens
-        self._prefill = limits.chunk_tokens if is_contended else limits.max_tokens
+        self._prefill = num_prefill_tokens
         self._is_untouched = True
 
     def take(self, command: Command) -> int:

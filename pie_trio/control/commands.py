@@ -95,6 +95,8 @@ class Command:
             were to hold something when it was submitted. Others may be asked to write later.
         is_paused: It waits for its reader: unfinished, but not ready.
         on_withdrawn: Called by :meth:`withdraw`.
+        on_written: By page that it writes, what to call once it has; see
+            :meth:`CommandOrder.when_written`.
         is_withdrawn: Nobody wants it any more: it finishes without running. Its copies are
             still made where a handle stands for one of them.
         num_in_steps: Steps on their way that it is part of: 2 if it follows itself.
@@ -128,6 +130,7 @@ class Command:
         "num_run",
         "on_done",
         "on_withdrawn",
+        "on_written",
         "pages",
         "parts",
         "priority",
@@ -182,6 +185,7 @@ class Command:
         self.is_paused = False
         self.is_wanted: dict[int, NDArray[np.bool_]] = {}
         self.on_withdrawn: Callable[[], None] = _do_nothing
+        self.on_written: dict[int, Callable[[], None]] = {}
         self.failure: Exception | None = None
         self.num_in_steps, self.is_over = 0, False
         self.last_outcome: RequestResult | Exception | None = None
@@ -407,6 +411,18 @@ class CommandOrder:
         for page in pages:
             if self._writer.get(page) is command:
                 del self._writer[page]
+
+    def when_written(self, page: int, call: Callable[[], None]) -> None:
+        """Call once the unfinished command that comes last to write a page has written it.
+
+        At once if there is none, and never if that command fails or is withdrawn before. What
+        was to be called before is not.
+        """
+        writer = self._writer.get(page)
+        if writer is None:
+            call()
+        else:
+            writer.on_written[page] = call
 
     def _users(self, key: int, tenant: Tenant) -> list[Command]:
         """Return the unfinished commands that use a page or embed.

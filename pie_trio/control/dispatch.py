@@ -185,6 +185,23 @@ class Batcher:
     def release_pages(self, command: Command, pages: Iterable[int]) -> None:
         """Let others read what a command has written: see :class:`CommandOrder`."""
         self._order.release_pages(command, pages)
+        if command.on_written:
+            for page in pages:
+                self._tell_written(command, page)
+
+    def when_written(self, page: int, call: Callable[[], None]) -> None:
+        """Call once what is enqueued on a page has written it: see :class:`CommandOrder`."""
+        self._order.when_written(page, call)
+
+    @staticmethod
+    def _tell_written(command: Command, page: int) -> None:
+        call = command.on_written.pop(page, None)
+        if call is None:
+            return
+        try:
+            call()
+        except Exception:  # a bug of ours: it must not end the model for everybody
+            logger.exception("what waited for a page could not be told")
 
     def call_in_step(self, call: Callable[[], None]) -> None:
         """Call soon, but rather when the device is at work.
@@ -404,7 +421,7 @@ class Batcher:
             self._ready,
             self.pool,
             self._limits,
-            is_contended=len(self._order) > 1 or self.arrivals.num_expected > 0,
+            num_expected=self.arrivals.num_expected,
         )
 
     def _sweep(self) -> None:
@@ -759,6 +776,9 @@ class Batcher:
             return []
         if isinstance(outcome, Exception):
             self._note_unwritten(command)
+        else:
+            for page in list(command.on_written):
+                self._tell_written(command, page)
         if command.embeds:
             self.embeds.unpin(command.embeds)
         if now is None:

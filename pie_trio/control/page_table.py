@@ -69,6 +69,10 @@ class PageTable(HandleTable[int]):
         except KeyError:
             return [self.get(handle) for handle in handles]  # which tells the first
 
+    def holds(self, handle: int, page: int) -> bool:
+        """Say whether a handle is known, and stands for this page."""
+        return self._values.get(handle) == page
+
     def hide(self, handle: int, is_hidden: NDArray[np.bool_]) -> None:
         """Set the mask of a known handle: ``[page_size]`` bool."""
         self.changes += 1

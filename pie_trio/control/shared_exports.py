@@ -86,6 +86,14 @@ class SharedExports:
                 return model
         return self._own
 
+    def find_own(self, owner: str, name: str) -> Export:
+        """Return an export of this owner, wherever it is.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        return self.holder(owner, name).exports.find_own(owner, name)
+
     def find(self, owner: str, name: str) -> Export:
         """Return an export that inferlets of ``owner`` may import: see :meth:`ExportIndex.find`."""
         return self._locate(owner, name)[1]

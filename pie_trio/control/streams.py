@@ -34,11 +34,7 @@ from pie_trio.engine_api import (
     PageCopy,
     may_follow,
 )
-from pie_trio.errors import (
-    BadArgumentError,
-    CancelledError,
-    UnknownHandleError,
-)
+from pie_trio.errors import BadArgumentError, CancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -520,14 +516,8 @@ class DecodeStream(Command):
         if num_owners != 1:
             is_owned = num_owners > 1
         else:
-            is_owned = not self._holds(self._handles[last], page)
+            is_owned = not self._owner.table.holds(self._handles[last], page)
         return is_owned or (self._has_twins and page in page_ids[:last])
-
-    def _holds(self, handle: int, page: int) -> bool:
-        try:
-            return self._owner.table.get(handle) == page
-        except UnknownHandleError:
-            return False
 
     def _take_copy(self, page_ids: PageIds) -> PageIds:
         """Let a page of the stream's own take the place of the last one, which is shared."""
@@ -536,7 +526,7 @@ class DecodeStream(Command):
         new = self._page = pool.allocate()
         pool.positions[new] = pool.positions[old]
         self._owner.model.batcher.add_page(self, new)
-        if self._holds(handle, old):
+        if table.holds(handle, old):
             table.replace(handle, new)
             pool.release(old)
         else:  # it was given back, and all owners are others

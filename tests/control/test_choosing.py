@@ -60,9 +60,13 @@ class Commands:
         return [self.pool.allocate() for _ in range(count)]
 
     def choose(
-        self, ready: Sequence[Command], limits: Limits = LIMITS, *, alone: bool = False
+        self,
+        ready: Sequence[Command],
+        limits: Limits = LIMITS,
+        *,
+        num_expected: int = 0,
     ) -> Choice:
-        return choose_batch(ready, self.pool, limits, is_contended=not alone)
+        return choose_batch(ready, self.pool, limits, num_expected=num_expected)
 
 
 @given(
@@ -88,9 +92,7 @@ def test_an_empty_batch_is_no_error() -> None:
     assert Commands().choose([]).commands == []
 
 
-def test_a_prefill_is_cut_while_others_use_the_model_and_they_are_not_held_back() -> (
-    None
-):
+def test_prefills_are_cut_while_as_many_others_would_wait_for_them() -> None:
     commands = Commands()
     ready = [commands.add(LONG), commands.add(LONG), commands.add(), commands.add(2)]
     choice = commands.choose(ready)
@@ -101,8 +103,22 @@ def test_a_prefill_is_cut_while_others_use_the_model_and_they_are_not_held_back(
 
 def test_alone_a_prefill_takes_the_whole_batch() -> None:
     commands = Commands()
-    assert commands.choose([commands.add(LONG)], alone=True).num_tokens == [100]
-    assert commands.choose([commands.add(999)], alone=True).num_tokens == [128]
+    assert commands.choose([commands.add(LONG)]).num_tokens == [100]
+    assert commands.choose([commands.add(999)]).num_tokens == [128]
+
+
+def test_a_prefill_is_cut_for_who_is_about_to_come() -> None:
+    commands = Commands()
+    choice = commands.choose([commands.add(LONG)], num_expected=1)
+    assert choice.num_tokens == [64]
+
+
+def test_where_most_wait_for_their_first_token_prefills_take_the_whole_batch() -> None:
+    commands = Commands()
+    ready = [*(commands.add(60) for _ in range(3)), commands.add(), commands.add(2)]
+    choice = commands.choose(ready)
+    assert choice.commands == ready
+    assert choice.num_tokens == [60, 60, 5, 1, 2]
 
 
 def test_what_is_left_of_a_prefill_is_cut_again() -> None:

@@ -113,4 +113,9 @@ def idioms() -> tuple[tuple[Call, ...], ...]:
             call("tickets.finish", latest("http.open-http")),
             call("http.read-body", 0),
         ),
+        (
+            call("exports.offer-prefix", 0, [0, 1], ["prefix/a", "prefix/b"]),
+            call("exports.import-prefix", 0, ["prefix/a", "prefix/b"], [32, 33]),
+            call("allocate.dealloc-kvpage", 0, [32]),
+        ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +31,23 @@ from pie_trio.application.wasm.values import (
     Unit,
     Variant,
 )
-from pie_trio.control.exports import Export, Permission
-from pie_trio.errors import BadArgumentError, InferletError
+from pie_trio.control.export_limits import check_export
+from pie_trio.control.exported import CACHE_PREFIX, Export, Permission
+from pie_trio.errors import (
+    BadArgumentError,
+    InferletError,
+    LimitError,
+    NotFoundError,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from pie_trio.application.host.session import Session
+    from pie_trio.control.page_table import PageTable
     from pie_trio.control.served_model import ServedModel
 
 __all__ = ["INTERFACE"]
@@ -91,6 +101,102 @@ def export_kvpage(
         return Waiting(partial(model.recorder.add, export))
     model.exports.add(export)
     return None
+
+
+def offer_prefix(
+    session: Session, queue: int, pages: list[int], names: list[str]
+) -> None:
+    """Export pages of a prefix as soon as they are written."""
+    model, table = session.page_table(queue)
+    _check_as_many(names, pages)
+    offers: list[tuple[int, Export]] = []
+    for handle, name in zip(pages, names, strict=True):
+        if not name.startswith(CACHE_PREFIX):
+            raise BadArgumentError(
+                f"names of pages that are offered begin with {CACHE_PREFIX!r}, got {name!r}"
+            )
+        export = Export(
+            owner=session.launch.owner,
+            name=name,
+            pages=[table.get(handle)],
+            hidden=[table.hidden.get(handle)],
+            permission=Permission(),
+            is_persistent=True,
+            expires_at=None,
+            metadata=b"",
+            instance=session.launch.instance_id,
+            used_at=trio.current_time(),
+        )
+        check_export(export)
+        offers.append((handle, export))
+    for handle, export in offers:
+        add = partial(_add_offered, model, table, handle, export)
+        model.batcher.when_written(export.pages[0], add)
+
+
+def _add_offered(
+    model: ServedModel, table: PageTable, handle: int, export: Export
+) -> None:
+    """Add an export of a page that was just written, if it still is what was offered."""
+    (page,) = export.pages
+    if not (table.holds(handle, page) and model.pool.filled[page].all()):
+        return
+    shared = model.shared_exports
+    with suppress(NotFoundError):
+        shared.find_own(export.owner, export.name).used_at = trio.current_time()
+        return
+    export.used_at = trio.current_time()
+    shared.make_room(export.owner)
+    with suppress(LimitError):  # the owner has too many that are in use
+        model.exports.add(export)
+
+
+def import_prefix(
+    session: Session, queue: int, names: list[str], pages: list[int]
+) -> int | Waiting:
+    """Let unused numbers stand for the pages of a prefix, as far as they are exported."""
+    model, table = session.page_table(queue)
+    _check_as_many(names, pages)
+    shared, owner = model.shared_exports, session.launch.owner
+    pairs = list(zip(names, pages, strict=True))
+
+    def add(handle: int, taken: tuple[Export, list[int]]) -> None:
+        export, (page,) = taken
+        try:
+            table.check_unused([handle])
+        except InferletError:
+            model.pool.release(page)
+            raise
+        table.add(handle, page)
+        if (hidden := export.hidden[0]) is not None:
+            table.hide(handle, hidden)
+
+    async def bring(first: int) -> int:
+        """Go on where an export of another replica has to be copied."""
+        for count, (name, handle) in enumerate(pairs[first:], first):
+            try:
+                while (taken := shared.take(owner, name, 1)) is None:
+                    if (taken := await shared.bring(owner, name, 1)) is not None:
+                        break
+            except NotFoundError:
+                return count
+            add(handle, taken)
+        return len(pairs)
+
+    for count, (name, handle) in enumerate(pairs):
+        try:
+            taken = shared.take(owner, name, 1)
+        except NotFoundError:
+            return count
+        if taken is None:
+            return Waiting(partial(bring, count))
+        add(handle, taken)
+    return len(pairs)
+
+
+def _check_as_many(names: Sequence[str], pages: Sequence[int]) -> None:
+    if len(names) != len(pages):
+        raise BadArgumentError(f"{len(names)} names, but {len(pages)} numbers of pages")
 
 
 def unexport_kvpage(session: Session, queue: int, name: str) -> Waiting | None:
@@ -199,6 +305,8 @@ INTERFACE = interface(
             Option(F64),
             Array(U8),
         ),
+        "offer-prefix": fallible(offer_prefix, Unit(), U32, HANDLES, List(STRING)),
+        "import-prefix": waiting(import_prefix, U32, U32, List(STRING), HANDLES),
         "unexport-kvpage": waiting(unexport_kvpage, Unit(), U32, STRING),
         "import-kvpage": waiting(import_kvpage, Unit(), U32, STRING, HANDLES),
         "get-export": fallible(get_export, EXPORT_INFO, U32, STRING),

@@ -68,7 +68,9 @@ MAX_FAILURE_CHARACTERS = 64 << 10
 CANCELLED_KIND = "Cancelled"
 """What a program fails with that has ended since it was cancelled; see ``tickets.wit``."""
 REFILL_DELAY_SECONDS = 0.05
-"""Making a guest ahead of time must not compete with the launch that took one."""
+"""Making a guest ahead of time must not compete with the launch that took one, nor with those
+right behind it, of which so many are waited for at most:"""
+MAX_REFILL_DELAYS = 10
 CONTENTION_MEMORY_SECONDS = 0.25
 """The device counts as at work for so long after its last step."""
 
@@ -252,6 +254,7 @@ class Launcher:
         self._code_bytes = 0
         self._warm: deque[Fiber] = deque()
         self._taken = trio.Event()
+        self._num_launched = 0
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(3)
         config = language.runtime.config
@@ -381,6 +384,7 @@ class Launcher:
             await session.close()
             raise
         self.num_running += 1
+        self._num_launched += 1
         end = _End()
         tree = session.tree
         if tree.account is None:
@@ -485,7 +489,11 @@ class Launcher:
             self._taken = trio.Event()
             await self.warm_up(count)
             await self._taken.wait()
-            await trio.sleep(REFILL_DELAY_SECONDS)
+            for _ in range(MAX_REFILL_DELAYS):
+                num_launched = self._num_launched
+                await trio.sleep(REFILL_DELAY_SECONDS)
+                if self._num_launched == num_launched:
+                    break
 
     async def warm_up(self, count: int) -> None:
         """Instantiate guests ahead of time, up to ``count``, so that a launch need not."""

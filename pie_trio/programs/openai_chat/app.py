@@ -6,7 +6,6 @@ A program of yours that is deployed as ``openai_chat`` takes its place.
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from inferlet_py import (
@@ -75,26 +74,39 @@ async def emit(**event: Any) -> None:
 # ---- one choice ------------------------------------------------------------------------------
 
 
-@dataclass
 class Wanted:
-    """What is asked for; see the arguments of the program."""
+    """What is asked for; see the arguments of the program.
 
-    tools: list[Tool[..., Any]]
-    are_strict: bool
-    tool_choice: str | dict[str, str]
-    has_many_calls: bool
-    json_schema: dict[str, Any] | bool | None
-    stop: list[str]
-    temperature: float
-    top_p: float
-    seed: int | None
-    presence_penalty: float
-    frequency_penalty: float
-    bias: dict[int, float]
-    logprobs: bool
-    top_logprobs: int
-    max_tokens: int = 0
-    tool_format: Any = "hermes"
+    No dataclass: to make one takes a guest 3 ms at each launch.
+    """
+
+    def __init__(
+        self,
+        *,
+        tools: list[Tool[..., Any]],
+        are_strict: bool,
+        tool_choice: str | dict[str, str],
+        has_many_calls: bool,
+        json_schema: dict[str, Any] | bool | None,
+        stop: list[str],
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+        presence_penalty: float,
+        frequency_penalty: float,
+        bias: dict[int, float],
+        logprobs: bool,
+        top_logprobs: int,
+    ) -> None:
+        self.tools, self.are_strict, self.tool_choice = tools, are_strict, tool_choice
+        self.has_many_calls, self.json_schema = has_many_calls, json_schema
+        self.stop, self.temperature, self.top_p = stop, temperature, top_p
+        self.seed, self.bias = seed, bias
+        self.presence_penalty = presence_penalty
+        self.frequency_penalty = frequency_penalty
+        self.logprobs, self.top_logprobs = logprobs, top_logprobs
+        self.max_tokens = 0
+        self.tool_format: Any = "hermes"
 
     def sampler(self, index: int) -> Sampler:
         """Return the sampler of a choice; with a seed, each has one of its own."""

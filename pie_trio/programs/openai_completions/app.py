@@ -5,7 +5,6 @@ A program of yours that is deployed as ``openai_completions`` takes its place.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from inferlet_py import (
@@ -34,20 +33,30 @@ class RefusedError(Exception):
         self.message, self.param, self.code = message, param, code
 
 
-@dataclass
 class Wanted:
-    """What is asked for; see the arguments of the program."""
+    """What is asked for; see the arguments of the program.
 
-    max_tokens: int
-    stop: list[str]
-    temperature: float
-    top_p: float
-    seed: int | None
-    presence_penalty: float
-    frequency_penalty: float
-    bias: dict[int, float]
-    logprobs: int | None
-    echo: bool
+    No dataclass: to make one takes a guest 3 ms at each launch.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int,
+        stop: list[str],
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+        presence_penalty: float,
+        frequency_penalty: float,
+        bias: dict[int, float],
+        logprobs: int | None,
+        echo: bool,
+    ) -> None:
+        self.max_tokens, self.stop = max_tokens, stop
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
+        self.presence_penalty = presence_penalty
+        self.frequency_penalty = frequency_penalty
+        self.bias, self.logprobs, self.echo = bias, logprobs, echo
 
     async def processor(self, model: str) -> Processor | None:
         """Make what changes the logits of a choice; None if nothing does."""

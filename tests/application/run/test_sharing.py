@@ -64,6 +64,74 @@ async def test_what_programs_have_in_common_is_computed_once(
         model.exports.clear()
 
 
+async def test_a_prompt_that_is_shared_is_one_forward(open_fake: OpenLauncher) -> None:
+    engine = FakeEngine()
+    async with open_fake(engine=engine) as launcher:
+        (model,) = launcher.models.values()
+        await run(launcher, REUSING)
+        found = [len(f.token_ids) for batch in engine.batches for f in batch.forwards]
+        assert found == [len(TOKENS), 1, 1, 1]
+        model.exports.clear()
+
+
+async def test_what_others_compute_before_it_runs_is_found(
+    open_fake: OpenLauncher,
+) -> None:
+    program = program_of(
+        "ctx, again = Context(), Context()\n"
+        f"await ctx.fill({PROMPT!r}, reuse=True)\n"
+        f"await again.fill({PROMPT!r}, reuse=True)\n"
+        f"return [{FOUR}, {FOUR.replace('ctx', 'again')}, ctx.num_reused, again.num_reused]"
+    )
+    engine = FakeEngine()
+    async with open_fake(engine=engine) as launcher:
+        (model,) = launcher.models.values()
+        expected = fake_continuation(TOKENS, 4)
+        assert await run(launcher, program) == [expected, expected, 0, FULL]
+        found = [len(f.token_ids) for batch in engine.batches for f in batch.forwards]
+        assert found == [len(TOKENS), 1, 1, 1, len(TOKENS) - FULL, 1, 1, 1]
+        model.exports.clear()
+
+
+FULL = (len(TOKENS) - 1) // 16 * 16
+CHANGES = {
+    "nothing": ("pass", FULL),
+    "a fork": ("fork = ctx.fork()", FULL),
+    "cut and gone on": ("ctx.truncate(20); ctx.append([7] * 40)", 16),
+    "masked": ("ctx.mask(0, 4)", 0),
+    "cut to nothing": ("ctx.truncate(0); ctx.append([7] * 60)", 0),
+    "given up": (
+        "with move_on_after(0):\n"
+        "    await checkpoint()\n"
+        "    await ctx.forward()\n"
+        "ctx.truncate(18)\n"
+        "ctx.append([7] * 40)",
+        16,
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "num_found"), CHANGES.values(), ids=CHANGES)
+async def test_what_is_found_is_what_the_name_says(
+    open_fake: OpenLauncher, change: str, num_found: int
+) -> None:
+    """Between the fill and the forward that it is computed with, a context may change."""
+    program = program_of(
+        "ctx, again = Context(), Context()\n"
+        f"await ctx.fill({PROMPT!r}, reuse=True)\n"
+        f"{change}\n"
+        f"{FOUR}\n"
+        f"await again.fill({PROMPT!r}, reuse=True)\n"
+        f"return [again.num_reused, {FOUR.replace('ctx', 'again')}]"
+    )
+    async with open_fake() as launcher:
+        (model,) = launcher.models.values()
+        found, tokens = await run(launcher, program)
+        assert tokens == fake_continuation(TOKENS, 4)
+        assert found == num_found
+        model.exports.clear()
+
+
 async def test_what_was_generated_is_shared_by_the_next_fill(
     open_fake: OpenLauncher,
 ) -> None:
