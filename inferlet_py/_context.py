@@ -72,6 +72,9 @@ class Context(AsyncCloses, Closes):
         # whose tokens are pending, the names by index.
         self._num_offered: int | None = None
         self._to_offer: dict[int, str] = {}
+        # Whether its pages hold what its tokens alone say: not if some were computed while others
+        # were hidden, or by somebody who only claims which tokens they are.
+        self._is_plain = True
         self._flushes: list[Flush] = []  # in the order of their slots
         self._last: LastForward | None = None
         self._sampler_memory = SamplerMemory()
@@ -298,7 +301,7 @@ class Context(AsyncCloses, Closes):
         self._flush_to(len(self.token_ids) - 1)
         child = Context(self._model.name, adapter=self._adapter)
         child.token_ids = list(self.token_ids)
-        child._hidden = self._hidden
+        child._hidden, child._is_plain = self._hidden, self._is_plain
         child._num_written = self._num_written
         child.num_reused, child._num_offered = self.num_reused, self._num_offered
         used = self._pages[: self._pages_for(self._num_written)]
@@ -339,7 +342,7 @@ class Context(AsyncCloses, Closes):
                 f"tokens {start} to {end} cannot be shown: the pages of some were dropped"
             )
         self._end_stream()
-        self._to_offer = {}  # what is behind a mask is no prefix of tokens alone
+        self._is_plain, self._to_offer = False, {}
         self._flush_to(min(end, len(self.token_ids) - 1))
         changed = set(range(start, end))
         self._hidden = self._hidden | changed if hidden else self._hidden - changed
@@ -447,6 +450,7 @@ class Context(AsyncCloses, Closes):
         token_ids, num_written, hidden, adapter, dropped = found
         numbers = context._model.new_page_numbers(info.num_pages)
         context.token_ids, context._adapter = token_ids, adapter
+        context._is_plain = False
         try:
             get_host().import_kvpage(queue, name, numbers)
         except ExportLostError:
@@ -488,8 +492,8 @@ class Context(AsyncCloses, Closes):
         keep = self._pages_for(self._num_written)
         if self._num_offered is not None:
             size = self._model.info.kv_page_size
-            behind = length // size
-            self._num_offered = min(self._num_offered, behind)
+            self._num_offered = min(self._num_offered, length // size)
+            behind = max(length - 1, 0) // size  # the last token is run, not found
             self._to_offer = {i: n for i, n in self._to_offer.items() if i < behind}
         if dropped := held(self._pages[keep:]):
             get_host().dealloc_kvpage(self._model.queue, dropped)
@@ -714,8 +718,8 @@ class Context(AsyncCloses, Closes):
 
     def _reuse_prefix(self) -> None:
         """Import what others have computed, and offer them the rest once it is."""
-        if self._hidden:
-            return  # what is behind a mask is no prefix of tokens alone
+        if not self._is_plain:
+            return
         names = page_names(self.token_ids[:-1], self._page_size, self._adapter)
         first = self._num_written // self._page_size
         if self._num_offered is not None:  # what was generated since is new to others
@@ -732,11 +736,13 @@ class Context(AsyncCloses, Closes):
             return  # a page that is not full is our own
         names = list(self._to_offer.values())
         pages = import_prefix(self._model, names[:1])  # mostly there is none
+        self._pages += pages
         if pages:
-            pages += import_prefix(self._model, names[1:])
+            rest = import_prefix(self._model, names[1:])
+            self._pages += rest
+            pages += rest
         for index in range(start, start + len(pages)):
             del self._to_offer[index]
-        self._pages += pages
         self.num_reused += len(pages) * self._page_size
         self._num_written += len(pages) * self._page_size
 

@@ -259,7 +259,7 @@ class ControlConfig:
         max_batch: Most forwards in a batch.
         max_batch_tokens: Most new tokens in a batch.
         chunk_tokens: Most of them from long prefills while at least as many other inferlets would
-            wait for their next token.
+            wait for their next token; four times as many otherwise.
         max_forward_tokens: Most new tokens of one forward; it runs in chunks.
         max_distribution: Most tokens in a returned distribution.
         policy: When a batch is dispatched: see :mod:`pie_trio.control.policies`.

@@ -162,7 +162,7 @@ class Account:
         """Count the launch of a child. Only the first ones bring something: see above."""
         if self._num_children < MAX_CHILDREN:
             self._num_children += 1
-            self._left += CHILD_SECONDS
+            self._left = min(MAX_SECONDS, self._left + CHILD_SECONDS)
 
     def settle(self) -> float:
         """Return what is owed, and owe nothing: whoever calls this waits for as long."""

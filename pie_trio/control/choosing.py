@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pie_trio.control.commands import Command, Kind, is_cut_causally
+from pie_trio.control.commands import (
+    Command,
+    Kind,
+    Priority,
+    is_cut_causally,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -112,26 +117,28 @@ def _choose_of_kind(commands: list[Command], choice: Choice, budget: _Budget) ->
 
 
 def _room_for_prefills(
-    commands: Iterable[Command], limits: Limits, num_expected: int
+    commands: Collection[Command], limits: Limits, num_expected: int
 ) -> int:
     """Return how many tokens of prefills may run now.
 
     A small chunk, so that others need not wait for long. But it lets all prefills behind it wait for
-    a step of the others: where more wait for their first token than for their next one, as when
-    many come at once, that would be the longer wait.
+    a step of the others: where more inferlets wait for their first token than for their next one,
+    as when many come at once, that would be the longer wait.
     """
-    num_prefills = num_others = num_short = 0
-    for command in commands:
-        if command.forward is not None and not command.is_withdrawn:
-            if command.num_tokens > SHORT_TOKENS:
-                num_prefills += 1
-            else:
-                num_others += 1
-                num_short += command.num_tokens
-    if num_prefills > num_others + num_expected:
-        room = max(limits.max_tokens - num_short, limits.chunk_tokens)
-        return min(room, RUSH * limits.chunk_tokens)
-    return limits.chunk_tokens
+    room = limits.chunk_tokens
+    forwards = [c for c in commands if c.forward is not None and not c.is_withdrawn]
+    short = [c for c in forwards if c.num_tokens <= SHORT_TOKENS]
+    lowest = max((c.priority for c in short), default=Priority.LOW)
+    others = {c.tenant for c in short}
+    prefills = {
+        c.tenant
+        for c in forwards
+        if c.num_tokens > SHORT_TOKENS and c.priority >= lowest
+    }
+    if len(prefills) > len(others) + num_expected:
+        num_short = sum(c.num_tokens for c in short)
+        room = max(min(limits.max_tokens - num_short, RUSH * room), room)
+    return room
 
 
 def _longest_wait(commands: list[Command]) -> int:

@@ -357,6 +357,10 @@ class CommandOrder:
         writer = self._writer
         for key in writer.keys() & command.uses:
             blockers[writer[key]] = None
+            if (
+                key in command.writes
+            ):  # what it was to be told of is not what will be there
+                writer[key].on_written.pop(key, None)
         for key in command.writes:
             if key < 0 or self._pool.num_pins(key):
                 for user in self._users(key, command.tenant):
@@ -415,8 +419,8 @@ class CommandOrder:
     def when_written(self, page: int, call: Callable[[], None]) -> None:
         """Call once the unfinished command that comes last to write a page has written it.
 
-        At once if there is none, and never if that command fails or is withdrawn before. What
-        was to be called before is not.
+        At once if there is none, and never if that command fails or is withdrawn before, or if
+        another one is added that writes the page. What was to be called before is not.
         """
         writer = self._writer.get(page)
         if writer is None:

@@ -23,6 +23,10 @@ DROPPED_AT_ONCE = 1 / 8
 """Of the exports that an owner may have: what finding the idle ones costs is shared by as many."""
 
 
+CROWDED_SECONDS = 1.0
+"""For so long after it was found that all exports of an owner are in use, caches do not ask again."""
+
+
 class ExportIndex:
     """The exports of one model.
 
@@ -56,6 +60,7 @@ class ExportIndex:
         self._numbers = itertools.count()
         self._of_instance: dict[str, dict[int, Export]] = {}
         self._usage: dict[str, Usage] = {}  # by owner
+        self._crowded: dict[str, float] = {}  # owners, until when
         self.on_added: list[Callable[[Export], None]] = []
         self.on_released: list[Callable[[Export], None]] = []
 
@@ -314,6 +319,15 @@ class ExportIndex:
         idle = [export for export in self._unused() if export.owner == owner]
         idle.sort(key=lambda export: export.used_at)
         self._drop(idle[: max(int(most * DROPPED_AT_ONCE), 1)])
+        if not idle:
+            self._crowded[owner] = self._now() + CROWDED_SECONDS
+
+    def is_crowded(self, owner: str) -> bool:
+        """Say whether :meth:`make_room` found a moment ago that all of an owner's are in use."""
+        if self._crowded.get(owner, 0.0) > self._now():
+            return self._usage[owner].num >= export_limits.MAX_EXPORTS_OF_OWNER
+        self._crowded.pop(owner, None)
+        return False
 
     def _lose(self, export: Export) -> None:
         if export.is_cache:

@@ -119,6 +119,19 @@ def test_where_most_wait_for_their_first_token_prefills_take_the_whole_batch() -
     choice = commands.choose(ready)
     assert choice.commands == ready
     assert choice.num_tokens == [60, 60, 5, 1, 2]
+    # Many prefills of one inferlet are one that waits, and who may be late does not count.
+    tenant = Tenant("a", 0)
+    of_one = [*(commands.add(60, tenant=tenant) for _ in range(3)), *ready[3:]]
+    late = [*(commands.add(60, priority=Priority.LOW) for _ in range(3)), *ready[3:]]
+    assert commands.choose(of_one).num_tokens == [1, 2, 60, 4]
+    assert commands.choose(late).num_tokens == [1, 2, 60, 4]
+
+
+def test_many_prefills_take_four_chunks_at_most() -> None:
+    commands = Commands()
+    ready = [commands.add(999), commands.add(999), commands.add()]
+    limits = Limits(max_batch=8, max_tokens=2048, chunk_tokens=64)
+    assert commands.choose(ready, limits).num_tokens == [256, 1]
 
 
 def test_what_is_left_of_a_prefill_is_cut_again() -> None:

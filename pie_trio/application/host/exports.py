@@ -35,6 +35,7 @@ from pie_trio.control.export_limits import check_export
 from pie_trio.control.exported import CACHE_PREFIX, Export, Permission
 from pie_trio.errors import (
     BadArgumentError,
+    EngineError,
     InferletError,
     LimitError,
     NotFoundError,
@@ -108,13 +109,9 @@ def offer_prefix(
 ) -> None:
     """Export pages of a prefix as soon as they are written."""
     model, table = session.page_table(queue)
-    _check_as_many(names, pages)
+    _check_prefix(names, pages)
     offers: list[tuple[int, Export]] = []
     for handle, name in zip(pages, names, strict=True):
-        if not name.startswith(CACHE_PREFIX):
-            raise BadArgumentError(
-                f"names of pages that are offered begin with {CACHE_PREFIX!r}, got {name!r}"
-            )
         export = Export(
             owner=session.launch.owner,
             name=name,
@@ -142,10 +139,12 @@ def _add_offered(
     if not (table.holds(handle, page) and model.pool.filled[page].all()):
         return
     shared = model.shared_exports
-    with suppress(NotFoundError):
-        shared.find_own(export.owner, export.name).used_at = trio.current_time()
-        return
     export.used_at = trio.current_time()
+    with suppress(NotFoundError):
+        shared.find_own(export.owner, export.name).used_at = export.used_at
+        return
+    if model.exports.is_crowded(export.owner):
+        return  # to look for idle ones takes milliseconds: not for each page
     shared.make_room(export.owner)
     with suppress(LimitError):  # the owner has too many that are in use
         model.exports.add(export)
@@ -156,47 +155,65 @@ def import_prefix(
 ) -> int | Waiting:
     """Let unused numbers stand for the pages of a prefix, as far as they are exported."""
     model, table = session.page_table(queue)
-    _check_as_many(names, pages)
+    _check_prefix(names, pages)
+    for handle in pages:
+        if handle in table:
+            table.check_unused([handle])  # which says what is wrong
     shared, owner = model.shared_exports, session.launch.owner
-    pairs = list(zip(names, pages, strict=True))
 
-    def add(handle: int, taken: tuple[Export, list[int]]) -> None:
+    def add(handle: int, taken: tuple[Export, list[int]]) -> bool:
         export, (page,) = taken
         try:
             table.check_unused([handle])
-        except InferletError:
+        except InferletError:  # there is no room, or it was taken meanwhile
             model.pool.release(page)
-            raise
+            return False
         table.add(handle, page)
         if (hidden := export.hidden[0]) is not None:
             table.hide(handle, hidden)
+        return True
 
     async def bring(first: int) -> int:
         """Go on where an export of another replica has to be copied."""
-        for count, (name, handle) in enumerate(pairs[first:], first):
+        for count in range(first, len(names)):
             try:
-                while (taken := shared.take(owner, name, 1)) is None:
-                    if (taken := await shared.bring(owner, name, 1)) is not None:
+                shared.find_own(owner, names[count])
+                while (taken := shared.take(owner, names[count], 1)) is None:
+                    if (
+                        taken := await shared.bring(owner, names[count], 1)
+                    ) is not None:
                         break
-            except NotFoundError:
+            except (NotFoundError, EngineError):  # whoever misses it computes it
                 return count
-            add(handle, taken)
-        return len(pairs)
+            if not add(pages[count], taken):
+                return count
+        return len(names)
 
-    for count, (name, handle) in enumerate(pairs):
+    for count, name in enumerate(names):
         try:
+            shared.find_own(owner, name)  # nobody else's, whose names may look alike
             taken = shared.take(owner, name, 1)
         except NotFoundError:
             return count
         if taken is None:
             return Waiting(partial(bring, count))
-        add(handle, taken)
-    return len(pairs)
+        if not add(pages[count], taken):
+            return count
+    return len(names)
 
 
-def _check_as_many(names: Sequence[str], pages: Sequence[int]) -> None:
+def _check_prefix(names: Sequence[str], pages: Sequence[int]) -> None:
     if len(names) != len(pages):
         raise BadArgumentError(f"{len(names)} names, but {len(pages)} numbers of pages")
+    if len(set(pages)) < len(pages):
+        raise BadArgumentError(
+            "the same page is named twice: give each a name of its own"
+        )
+    for name in names:
+        if not name.startswith(CACHE_PREFIX):
+            raise BadArgumentError(
+                f"names of pages of a prefix begin with {CACHE_PREFIX!r}, got {name!r}"
+            )
 
 
 def unexport_kvpage(session: Session, queue: int, name: str) -> Waiting | None:

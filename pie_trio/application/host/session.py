@@ -205,6 +205,15 @@ class Session:
         """Steps of the device that had work of it."""
         return sum(tenant.num_steps for tenant in self.tenants.values())
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a command of it is to run, or runs; a stream that waits for its reader is not."""
+        return any(
+            not command.is_paused
+            for tenant in self.tenants.values()
+            for command in tenant.unfinished
+        )
+
     def settle(self) -> None:
         """Note that the guest waits, computes for long, or has ended: batches need not wait."""
         for name in self.tenants:

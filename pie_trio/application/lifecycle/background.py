@@ -73,11 +73,19 @@ class BackgroundShare:
         share: Part of a core for all who do nothing but compute while ``is_contended()``; with
             nobody else at work they get all of it.
         is_contended: Whether the device or another inferlet is at work.
+        count_steps: Lets all accounts know what the device has done: who waits for the end of a
+            generation has not computed since it began.
     """
 
-    def __init__(self, *, share: float, is_contended: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        share: float,
+        is_contended: Callable[[], bool],
+        count_steps: Callable[[], None] = lambda: None,
+    ) -> None:
         self._share = share
-        self._is_contended = is_contended
+        self._is_contended, self._count_steps = is_contended, count_steps
         # One of each at a time, so that however many compute, the batcher waits for a slice or
         # two.
         self._turn = trio.Lock()
@@ -90,11 +98,13 @@ class BackgroundShare:
                 await trio.lowlevel.checkpoint()
             return
         account.owner.begin_waiting()
+        self._count_steps()
         try:
             is_working = account.is_at_work
             turns = self._turns_of_working if is_working else self._turns_of_computing
             await turns.take(account)
             try:
+                self._count_steps()  # time may have passed
                 seconds = account.settle()
                 if share := self._share_beside(account, is_working=is_working):
                     await trio.sleep(seconds * (1 / share - 1))

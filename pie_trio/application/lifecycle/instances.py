@@ -162,6 +162,12 @@ class _Observer:
             self._num_steps = num_steps
         self._account.charge(seconds)
 
+    def count_steps(self) -> None:
+        """Count what the device has done, or is to do, since the guest ran last."""
+        if self._session.has_work or self._session.num_steps != self._num_steps:
+            self._account.earn(self._session.num_steps - self._num_steps)
+            self._num_steps = self._session.num_steps
+
     def blocked(self) -> None:
         self._session.settle()
 
@@ -260,8 +266,11 @@ class Launcher:
         config = language.runtime.config
         self._accounts = Accounts(config.background_share)
         self._background = BackgroundShare(
-            share=config.background_share, is_contended=self._is_contended
+            share=config.background_share,
+            is_contended=self._is_contended,
+            count_steps=self._count_steps,
         )
+        self._observers: dict[_Observer, None] = {}
 
     @property
     def runtime(self) -> WasmRuntime:
@@ -386,6 +395,7 @@ class Launcher:
         self.num_running += 1
         self._num_launched += 1
         end = _End()
+        observer: _Observer | None = None
         tree = session.tree
         if tree.account is None:
             tree.account = self._accounts.open(session.launch.owner)
@@ -395,7 +405,9 @@ class Launcher:
         try:
             with self._guest(export, session, account) as fiber:
                 fiber.host = session
-                fiber.observer = _Observer(session, account, self._background)
+                observer = _Observer(session, account, self._background)
+                fiber.observer = observer
+                self._observers[observer] = None
                 session.on_ended = end.give
                 end.scope.deadline = trio.current_time() + (
                     session.limits.wall_seconds or float("inf")
@@ -418,6 +430,8 @@ class Launcher:
                 raise session.stop_reason from None
             raise
         finally:
+            if observer is not None:
+                del self._observers[observer]
             self.num_running -= 1
             if session.is_admitted:
                 session.share.give("instances")
@@ -515,6 +529,10 @@ class Launcher:
         """Drop the guests that wait for a program."""
         while self._warm:
             self._warm.popleft().close()
+
+    def _count_steps(self) -> None:
+        for observer in self._observers:
+            observer.count_steps()
 
     def _is_contended(self) -> bool:
         """Say whether anybody but the one guest that asks is at work."""

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from pie_trio.inference.gpu.library import FlashInfer
     from pie_trio.inference.gpu.lora import LoraKernels
     from pie_trio.inference.gpu.runtime import Runtime
-    from pie_trio.inference.kernels.protocol import PagedCache, Rotation
+    from pie_trio.inference.kernels.protocol import LinearLayer, PagedCache, Rotation
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.config import (
         Activation,
         AttentionConfig,
         DecoderConfig,
     )
+    from pie_trio.inference.models.ops import Linear
 
 __all__ = ["FlashInferKernels"]
 
@@ -100,6 +101,9 @@ class FlashInferKernels(TorchKernels):
         prepared = self.planner.prepare(batch, metadata, config)
         tensors = self.uploader.upload(prepared.arrays)
         return self.planner.plan(prepared, tensors, cache, config)
+
+    def pack_linear(self, linear: Linear) -> LinearLayer:  # noqa: D102
+        return linear
 
     def norm_weight(self, weight: Tensor) -> Tensor:  # noqa: D102
         return weight.to(self.device).contiguous()

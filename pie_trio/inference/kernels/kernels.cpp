@@ -1,8 +1,9 @@
 // The CPU engine's kernels: what torch lacks, or spends too many calls and too much memory on.
 // A plain C ABI that native.py loads with ctypes; reference.py says in torch what each one does.
 //
-// Built once for each instruction set (pyproject.toml); native.py takes the best that the
-// processor has. Vectors are the compiler's own (GCC, clang), so no intrinsics.
+// Built once for each instruction set (pyproject.toml); library.py takes the best that the
+// processor has. Vectors are the compiler's own (GCC, clang), so there are no intrinsics but for
+// products of bfloat16.
 //
 // A row's result depends neither on other rows nor on the number of threads: the row alone
 // decides in which order sums are taken.
@@ -17,8 +18,12 @@
 #include <omp.h>
 #endif
 
-// native.py refuses a library with another number: count up with each change of the interface.
-#define PIE_KERNELS_ABI 1
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+// library.py refuses a library with another number: count up with each change of the interface.
+#define PIE_KERNELS_ABI 2
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -639,6 +644,139 @@ struct Attention {
   }
 };
 
+// --------------------------------------------------------------------------- linear layers
+
+#ifdef __AVX512BF16__
+
+// Weights lie in blocks of OUTPUTS outputs: for each pair of inputs, the two weights of each output.
+constexpr int64_t OUTPUTS = 16;
+constexpr int64_t MOST_ROWS = 8;     // of a tile: with 3 blocks of outputs, 24 of 32 registers
+constexpr int64_t ROWS_EACH = 256;   // of a piece of work
+constexpr int64_t INPUTS = 4096;     // whose weights for 3 blocks stay in the second cache
+
+struct LinearShape {
+  int64_t num_rows, row_stride, num_inputs, num_outputs;
+};
+
+// Add the products with `count` inputs to the sums of a tile. Of each sum the order is that of the
+// inputs, however large tiles are. Sums are `[ROWS][BLOCKS][OUTPUTS]`; if `starts`, they are not read.
+template <int ROWS, int BLOCKS>
+INLINE void multiply(const bf16* x, int64_t stride, const bf16* weight, int64_t num_inputs,
+                     int64_t count, bool starts, float* sums) {
+  __m512 sum[ROWS][BLOCKS];
+  for (int r = 0; r < ROWS; r++)
+    for (int b = 0; b < BLOCKS; b++)
+      sum[r][b] = starts ? _mm512_setzero_ps()
+                         : _mm512_loadu_ps(sums + (r * BLOCKS + b) * OUTPUTS);
+  for (int64_t i = 0; i < count; i += 2) {
+    __m512bh w[BLOCKS];
+    for (int b = 0; b < BLOCKS; b++)
+      w[b] = (__m512bh)_mm512_loadu_si512(weight + (b * num_inputs + i) * OUTPUTS);
+    for (int r = 0; r < ROWS; r++) {
+      int32_t pair;
+      memcpy(&pair, x + r * stride + i, sizeof pair);
+      const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+      for (int b = 0; b < BLOCKS; b++) sum[r][b] = _mm512_dpbf16_ps(sum[r][b], w[b], both);
+    }
+  }
+  for (int r = 0; r < ROWS; r++)
+    for (int b = 0; b < BLOCKS; b++)
+      _mm512_storeu_ps(sums + (r * BLOCKS + b) * OUTPUTS, sum[r][b]);
+}
+
+template <int BLOCKS>
+void multiply(int64_t rows, const bf16* x, int64_t stride, const bf16* weight, int64_t num_inputs,
+              int64_t count, bool starts, float* sums) {
+#define CASE(ROWS)                                                                     \
+  case ROWS:                                                                           \
+    multiply<ROWS, BLOCKS>(x, stride, weight, num_inputs, count, starts, sums);        \
+    break;
+  switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
+#undef CASE
+}
+
+// The outputs of some blocks, for some rows.
+template <int BLOCKS>
+void linear_part(const bf16* x, const LinearShape& shape, const bf16* weight, const float* bias,
+                 int64_t first_block, int64_t first_row, int64_t stop_row, bf16* out) {
+  constexpr int64_t WIDTH = BLOCKS * OUTPUTS;
+  const int64_t first = first_block * OUTPUTS, k = shape.num_inputs;
+  const bf16* part = weight + first * k;
+  // Of few rows the weights are read once, so that it does not matter where they are kept.
+  const bool is_short = stop_row - first_row <= MOST_ROWS;
+  const int64_t most = is_short ? k : INPUTS;
+  const int64_t tile = MOST_ROWS * WIDTH;
+  float one[MOST_ROWS * WIDTH];
+  std::vector<float> many;
+  float* sums = one;
+  if (!is_short && k > most) {
+    many.resize((stop_row - first_row + MOST_ROWS - 1) / MOST_ROWS * tile);
+    sums = many.data();
+  }
+  for (int64_t i = 0; i < k; i += most) {
+    float* to = sums;
+    for (int64_t row = first_row; row < stop_row; row += MOST_ROWS) {
+      const int64_t rows = std::min(MOST_ROWS, stop_row - row), count = std::min(most, k - i);
+      multiply<BLOCKS>(rows, x + row * shape.row_stride + i, shape.row_stride, part + i * OUTPUTS, k,
+                       count, i == 0, to);
+      if (i + count == k)
+        for (int64_t r = 0; r < rows; r++)
+          for (int64_t j = 0; j < WIDTH; j += LANES) {
+            const int64_t left = shape.num_outputs - first - j;
+            if (left <= 0) break;
+            Vec sum = load(to + r * WIDTH + j);
+            if (bias) sum += load(bias + first + j, left);
+            store(out + (row + r) * shape.num_outputs + first + j, sum, left);
+          }
+      if (sums != one) to += tile;
+    }
+  }
+}
+
+template <int BLOCKS>
+void linear_with(const bf16* x, const LinearShape& shape, const bf16* weight, const float* bias,
+                 bf16* out, double microseconds) {
+  const int64_t num_blocks = (shape.num_outputs + OUTPUTS - 1) / OUTPUTS;
+  const int64_t across = (num_blocks + BLOCKS - 1) / BLOCKS;
+  const int64_t down = (shape.num_rows + ROWS_EACH - 1) / ROWS_EACH;
+  for_each(across * down, microseconds, [&](int64_t i) {
+    const int64_t block = i / down * BLOCKS, row = i % down * ROWS_EACH;
+    const int64_t stop = std::min(row + ROWS_EACH, shape.num_rows);
+    if (block + BLOCKS <= num_blocks)
+      linear_part<BLOCKS>(x, shape, weight, bias, block, row, stop, out);
+    else
+      for (int64_t b = block; b < num_blocks; b++)
+        linear_part<1>(x, shape, weight, bias, b, row, stop, out);
+  });
+}
+
+void linear(const bf16* x, const LinearShape& shape, const bf16* weight, const float* bias,
+            bf16* out) {
+  const double weights = (double)shape.num_inputs * shape.num_outputs;
+  const double microseconds = weights * 5e-5 + weights * shape.num_rows * 5e-6;
+  // More blocks at once hide how long a sum takes; but each thread is to have some of them.
+  const int64_t each = shape.num_outputs / OUTPUTS / (2 * num_threads());
+  if (shape.num_rows <= 2 && each >= 8) linear_with<8>(x, shape, weight, bias, out, microseconds);
+  else if (shape.num_rows <= 4 && each >= 4) linear_with<4>(x, shape, weight, bias, out, microseconds);
+  else linear_with<3>(x, shape, weight, bias, out, microseconds);
+}
+
+// `[num_outputs, num_inputs]` as above; outputs that the last block lacks are 0.
+void pack_linear(const bf16* weight, int64_t num_outputs, int64_t num_inputs, bf16* out) {
+  const int64_t num_blocks = (num_outputs + OUTPUTS - 1) / OUTPUTS;
+  for_each(num_blocks, num_outputs * num_inputs * 1e-3, [&](int64_t block) {
+    bf16* to = out + block * OUTPUTS * num_inputs;
+    for (int64_t i = 0; i < num_inputs; i += 2)
+      for (int64_t j = 0; j < OUTPUTS; j++) {
+        const int64_t row = block * OUTPUTS + j;
+        for (int64_t n = 0; n < 2; n++)
+          *to++ = row < num_outputs ? weight[row * num_inputs + i + n] : bf16{0};
+      }
+  });
+}
+
+#endif  // __AVX512BF16__
+
 }  // namespace
 
 // --------------------------------------------------------------------------- the interface
@@ -681,6 +819,29 @@ void pie_quantize(int is_bf16, const void* x, uint8_t* out, float* scales, int64
 
 void pie_scale_rows(int is_bf16, void* x, const float* scales, int64_t rows, int64_t width) {
   WITH_TYPE(is_bf16, scale_rows((T*)x, scales, rows, width))
+}
+
+// Whether the two functions below do anything. Numbers are bfloat16, but for the bias.
+int pie_has_linear() {
+#ifdef __AVX512BF16__
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+void pie_pack_linear(const void* weight, void* out, int64_t num_outputs, int64_t num_inputs) {
+#ifdef __AVX512BF16__
+  pack_linear((const bf16*)weight, num_outputs, num_inputs, (bf16*)out);
+#endif
+}
+
+void pie_linear(const void* x, int64_t rows, int64_t stride, const void* weight, const float* bias,
+                int64_t num_outputs, int64_t num_inputs, void* out) {
+#ifdef __AVX512BF16__
+  linear((const bf16*)x, {rows, stride, num_inputs, num_outputs}, (const bf16*)weight, bias,
+         (bf16*)out);
+#endif
 }
 
 // Write the new keys and values, then attend. A window of 0 is none.

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "Batch",
@@ -24,11 +28,11 @@ __all__ = [
     "usable_builds",
 ]
 
-_ABI = 1  # PIE_KERNELS_ABI of kernels.cpp
+_ABI = 2  # PIE_KERNELS_ABI of kernels.cpp
 
 # The best first; who can run one can run all that follow. The names of the files begin with
 # an underscore.
-_BUILDS = ("avx512", "avx2", "plain")
+_BUILDS = ("avx512_bf16", "avx512", "avx2", "plain")
 _BY_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}  # torch's names
 
 _HOW_TO_BUILD = "install a C++ compiler (g++ or clang++), then run pip install again"
@@ -71,6 +75,11 @@ _SIGNATURES = {
     "pie_gated": (c_int, c_void_p, c_void_p, c_int64, c_int64, c_int),
     "pie_quantize": (c_int, c_void_p, c_void_p, c_void_p, c_int64, c_int64),
     "pie_scale_rows": (c_int, c_void_p, c_void_p, c_int64, c_int64),
+    "pie_pack_linear": (c_void_p, c_void_p, c_int64, c_int64),
+    "pie_linear": (
+        *(c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64),
+        c_void_p,
+    ),
     "pie_attention": (
         *(c_int, POINTER(Shape), POINTER(Batch), c_void_p, c_int64),
         *(c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p),
@@ -87,11 +96,13 @@ class Library:
         functions: They give other threads of Python their turn.
         short_functions: The same, but no other thread runs meanwhile: to get the turn back
             from a busy one takes up to 5 ms, far longer than a short operation.
+        has_linear: Whether it has linear layers of bfloat16.
     """
 
     name: str
     functions: ctypes.CDLL
     short_functions: ctypes.PyDLL
+    has_linear: bool
 
 
 def usable_builds() -> tuple[str, ...]:
@@ -100,7 +111,17 @@ def usable_builds() -> tuple[str, ...]:
     ``ATEN_CPU_CAPABILITY``, an environment variable of torch, makes it a lesser one.
     """
     capability = torch.backends.cpu.get_cpu_capability()
-    return _BUILDS[_BUILDS.index(_BY_CAPABILITY.get(capability, "plain")) :]
+    best = _BY_CAPABILITY.get(capability, "plain")
+    if best == "avx512" and _has_bf16():
+        best = "avx512_bf16"
+    return _BUILDS[_BUILDS.index(best) :]
+
+
+def _has_bf16() -> bool:
+    """Say whether the processor multiplies bfloat16; torch keeps the answer to itself."""
+    ask: Callable[[], bool] | None
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return ask is not None and ask()
 
 
 @cache
@@ -133,6 +154,7 @@ def _load(path: Path, build: str) -> Library | str:
             for name, arguments in _SIGNATURES.items():
                 function = getattr(library, name)
                 function.argtypes, function.restype = arguments, None
+        has_linear = bool(functions.pie_has_linear())
     except (OSError, AttributeError) as error:
         return f"{path.name} cannot be loaded ({error}): run pip install again"
-    return Library(build, functions, short)
+    return Library(build, functions, short, has_linear)

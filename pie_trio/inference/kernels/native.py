@@ -10,6 +10,8 @@ import torch
 
 from pie_trio.inference.kernels.library import Batch as BatchStruct
 from pie_trio.inference.kernels.library import Shape
+from pie_trio.inference.kernels.linears import pack
+from pie_trio.inference.kernels.native_linear import pack_native
 from pie_trio.inference.kernels.tiled_cache import allocate_tiled_cache
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from pie_trio.engine_api import Batch
     from pie_trio.inference.kernels.library import Library
-    from pie_trio.inference.kernels.protocol import PagedCache, Rotation
+    from pie_trio.inference.kernels.protocol import LinearLayer, PagedCache, Rotation
     from pie_trio.inference.kernels.tiled_cache import TiledKvCache
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.config import (
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         AttentionConfig,
         DecoderConfig,
     )
+    from pie_trio.inference.models.ops import Linear
 
 __all__ = ["MAX_HEAD_DIM", "NativeKernels"]
 
@@ -76,6 +79,9 @@ class NativeKernels:
             masks = []
         arrays = _Arrays(metadata, masks)
         return NativeAttention(self._library, cache, config, arrays)
+
+    def pack_linear(self, linear: Linear) -> LinearLayer:  # noqa: D102
+        return pack_native(linear, self._library) or pack(linear)
 
     def norm_weight(self, weight: Tensor) -> Tensor:  # noqa: D102
         return weight.float().contiguous()

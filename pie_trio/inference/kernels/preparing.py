@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pie_trio.inference.kernels.linears import make_int8, pack
+from pie_trio.inference.kernels.linears import make_int8
 from pie_trio.inference.kernels.reference import TorchKernels
 from pie_trio.inference.models.mlp import GatedMlp, SparseMlp
 from pie_trio.inference.models.ops import Linear
@@ -25,7 +25,7 @@ class Preparation:
 
     Attributes:
         kernels: Who computes with them.
-        is_packed: Whether linear layers are laid out for oneDNN, which is the CPU's.
+        is_packed: Whether linear layers are laid out anew, as the CPU likes it best.
         is_int8: Whether they are rounded to 8 bits. Routers of experts never are: a slightly
             different number there chooses another expert.
     """
@@ -62,7 +62,8 @@ class Preparation:
             return linear
         if self.is_int8:
             return make_int8(linear, self.kernels)
-        return pack(linear) if self.is_packed else self._placed(linear)
+        is_packed = self.is_packed
+        return self.kernels.pack_linear(linear) if is_packed else self._placed(linear)
 
     def _placed(self, linear: LinearLayer) -> LinearLayer:
         bias = None if linear.bias is None else self.place(linear.bias)

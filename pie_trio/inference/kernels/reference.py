@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from pie_trio.inference.backends import torch_cpu
+from pie_trio.inference.kernels.linears import pack
 from pie_trio.inference.kv_cache import KvCache, allocate_kv_cache
 from pie_trio.inference.models import ops
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pie_trio.engine_api import Batch
-    from pie_trio.inference.kernels.protocol import PagedCache, Rotation
+    from pie_trio.inference.kernels.protocol import LinearLayer, PagedCache, Rotation
     from pie_trio.inference.metadata import BatchMetadata
     from pie_trio.inference.models.config import (
         Activation,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         DecoderConfig,
     )
     from pie_trio.inference.models.decoder import Attention
+    from pie_trio.inference.models.ops import Linear
 
 __all__ = ["TorchKernels"]
 
@@ -55,6 +57,9 @@ class TorchKernels:
     ) -> Attention:
         cache = cast("KvCache", kv_cache)  # what allocate_kv_cache returned
         return torch_cpu.plan_attention(batch, metadata, cache, config)
+
+    def pack_linear(self, linear: Linear) -> LinearLayer:  # noqa: D102
+        return pack(linear)
 
     def norm_weight(self, weight: Tensor) -> Tensor:  # noqa: D102
         return weight

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
 
+from pie_trio.config import InstanceLimits
 from pie_trio.control import export_limits
 from pie_trio.errors import BadArgumentError, UnknownHandleError
 from pie_trio.inference.fake import fake_continuation
@@ -94,6 +96,19 @@ async def test_what_has_failed_is_never_found() -> None:
             await client.take(ticket)
         await client.run([7] * len(PROMPT), pages=[0, 1, 2])
         assert exported(rig) == []
+
+
+async def test_what_is_to_be_written_over_is_never_found() -> None:
+    async with open_rig(gated=True) as rig, rig.open_client() as client:
+        client.session.alloc_kvpage(0, [0, 1, 2])
+        ticket = client.forward(PROMPT, pages=[0, 1, 2])
+        offer(client)
+        await rig.gate.wait_started(1)
+        other = client.forward([7] * 6, pages=[0, 1, 2], start=PAGE_SIZE)
+        rig.gate.open()
+        await client.take(ticket)
+        await client.take(other)
+        assert exported(rig) == NAMES[:1]
 
 
 async def test_a_number_that_stands_for_something_else_by_then_is_not_found() -> None:
@@ -186,6 +201,30 @@ async def test_an_owner_with_too_many_exports_offers_no_more(
         await client.run(PROMPT, pages=[0, 1, 2])
         offer(client)
         assert exported(rig) == NAMES[:1], "it is in use, so it stays"
+        (model,) = rig.models.values()
+        assert model.exports.is_crowded("local"), "nobody looks again for a while"
+
+
+async def test_nobody_finds_what_another_owner_has_named_so() -> None:
+    async with open_rig() as rig, rig.open_client(owner="prefix") as other:
+        other.session.alloc_kvpage(0, [0, 1, 2])
+        await other.run(PROMPT, pages=[0, 1, 2])
+        users = ("users", ["local"])
+        nothing = np.empty(0, np.uint8)
+        other.session.export_kvpage(0, [0], "a", True, users, None, nothing)
+        async with rig.open_client("test-2") as client:
+            client.session.import_kvpage(0, "prefix/a", [60])  # it may, by that call
+            assert await find(client) == []
+
+
+async def test_what_there_is_no_room_for_is_not_imported() -> None:
+    limits = InstanceLimits(max_pages=4)
+    async with open_rig(limits=limits) as rig, rig.open_client() as client:
+        client.session.alloc_kvpage(0, [0, 1, 2])
+        await client.run(PROMPT, pages=[0, 1, 2])
+        offer(client)
+        assert await find(client) == [50]
+        assert len(client.session.pages["fake"]) == 4
 
 
 async def test_what_cannot_be_offered_is_refused() -> None:
@@ -194,6 +233,8 @@ async def test_what_cannot_be_offered_is_refused() -> None:
         await client.run(PROMPT, pages=[0, 1, 2])
         with pytest.raises(BadArgumentError, match="begin with 'prefix/', got 'story'"):
             offer(client, names=["prefix/a", "story"])
+        with pytest.raises(BadArgumentError, match="named twice"):
+            offer(client, pages=[0, 0])
         with pytest.raises(BadArgumentError, match="1 names, but 2 numbers"):
             offer(client, names=NAMES[:1])
         with pytest.raises(BadArgumentError, match="1 names, but 2 numbers"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.lowlevel
 
+from pie_trio.application.computing import WORK_SECONDS
 from pie_trio.config import SharedLimits
 from pie_trio.control.quotas import Quotas
 from pie_trio.errors import GuestFailedError, GuestTrappedError, LimitError
@@ -17,6 +18,8 @@ from pie_trio.inference.fake import FakeEngine
 from tests.application.conftest import OpenLauncher, program_of
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from pie_trio.application.computing import Account
     from pie_trio.application.lifecycle.instances import Launcher
     from pie_trio.application.lifecycle.programs import SourceProgram
@@ -218,3 +221,34 @@ async def test_children_and_their_parent_have_one_account(
         assert account is not of_lone
         assert account.owner is of_lone.owner
         assert account.used_seconds > 2 * of_lone.used_seconds > 0
+
+
+async def test_who_waits_for_the_end_of_a_generation_is_at_work(
+    open_fake: OpenLauncher, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """Its guest does not run meanwhile, but it is to be spared all the same."""
+    program = program_of(
+        "context = Context()\n"
+        "context.append(range(1, 17))\n"
+        "return await context.generate(max_tokens=200, stop_tokens=[]).tokens()\n"
+    )
+    async with open_fake(engine=FakeEngine(num_pages=64)) as launcher:
+        (model,) = launcher.models.values()
+        found: list[bool] = []
+
+        note_step = model.batcher._note_step
+
+        def look(*arguments: Any) -> float:
+            elapsed = note_step(*arguments)
+            mock_clock.jump(2 * WORK_SECONDS)
+            launcher._count_steps()
+            found.append(other.has_neighbours)
+            return elapsed
+
+        other = launcher._accounts.open("other")
+        monkeypatch.setattr(model.batcher, "_note_step", look)
+        with trio.fail_after(1000):
+            await launcher.prepare(program, {}).run()
+        assert len(found) == 200
+        assert all(found[:-1]), "the last one has ended"
+        assert not launcher._observers, "nobody is left"

@@ -99,6 +99,36 @@ CHANGES = {
     "a fork": ("fork = ctx.fork()", FULL),
     "cut and gone on": ("ctx.truncate(20); ctx.append([7] * 40)", 16),
     "masked": ("ctx.mask(0, 4)", 0),
+    "masked for a while": (
+        "ctx.mask(0, 4)\n"
+        "await ctx.forward()\n"
+        "ctx.mask(0, 4, hidden=False)\n"
+        "await ctx.fill([], reuse=True)",
+        0,
+    ),
+    "a fork that is gone, cut": (
+        "fork = ctx.fork(); fork.close(); ctx.truncate(26); ctx.append([7] * 40)",
+        16,
+    ),
+    "cut to where another has filled it": (
+        "ctx.truncate(32)\n"
+        "other = Context()\n"
+        f"await other.fill({PROMPT!r}, reuse=True)\n"
+        "await other.forward()",
+        FULL,
+    ),
+    "exported with other tokens than it has": (
+        "lies = Context()\n"
+        "lies.append([7] * 33)\n"
+        "await lies.forward()\n"
+        f"lies.token_ids = {TOKENS[:33]!r}\n"
+        "lies.export('story')\n"
+        "other = Context.from_export('story')\n"
+        f"await other.fill({TOKENS[33:]!r}, reuse=True)\n"
+        "await other.forward()\n"
+        "ctx.truncate(0); ctx.append([7] * 60)",
+        0,
+    ),
     "cut to nothing": ("ctx.truncate(0); ctx.append([7] * 60)", 0),
     "given up": (
         "with move_on_after(0):\n"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pie_trio.inference.kernels.protocol import Kernels
 
-BUILDS = ("avx512", "avx2", "plain")
+BUILDS = ("avx512_bf16", "avx512", "avx2", "plain")
 
 
 def native_kernels(build: str) -> NativeKernels:
