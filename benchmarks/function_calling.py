@@ -3,7 +3,7 @@
     python -m benchmarks.run function_calling --model MODELS/rand-60m --vllm VENV --uncached
 
 #1 keeps what was read of the documentation for all agents, #2 starts a call as soon as it is
-written, #3 hides what was said about a function once it is called. The baselines are the same agent
+written, #3 drops what was said about a function once it is called. The baselines are the same agent
 written with the `openai` client: call by call, and with calls that overlap as in #2.
 """
 

@@ -26,7 +26,7 @@ async def main(
         observed: Tokens of each result.
         cache: Keep what the model has read of the documentation for others.
         overlap: Start a call as soon as it is written, while the model writes the next.
-        drop: Hide what was said about a function once it is called.
+        drop: Drop what was said about a function once it is called.
     """
     count, results = 0, dict[int, list[int]]()
 
@@ -48,7 +48,7 @@ async def main(
                     ctx.append(results[number])
                 if drop:
                     size = len(shared) // calls
-                    ctx.mask(number * size, (number + 1) * size)
+                    await ctx.drop(number * size, (number + 1) * size)
         if overlap:
             for number in range(calls):
                 ctx.append(results[number])

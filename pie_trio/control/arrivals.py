@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrivals"]
 
+TURN_SMOOTHING = 0.05
+"""Weight of the newest turn in the running mean: one in many takes far longer."""
+
 
 class Arrivals:
     """The inferlets that were resumed and have neither submitted nor blocked since.
@@ -21,6 +24,7 @@ class Arrivals:
 
     Attributes:
         settled_at: When the latest of those that were expected had settled, on trio's clock.
+        turn_seconds: Running mean of the time from one that settles to the next: they take turns.
     """
 
     def __init__(
@@ -30,6 +34,8 @@ class Arrivals:
     ) -> None:
         self.on_settled, self._now = on_settled, now
         self.settled_at = float("-inf")
+        self.turn_seconds = 0.0
+        self._turn_began_at: float | None = None
         self._expected: dict[str, None] = {}
 
     @property
@@ -44,16 +50,23 @@ class Arrivals:
 
     def expect(self, inferlet: str) -> None:
         """Note that a wait of ``inferlet`` is over: it will run next."""
+        if not self._expected:
+            self._turn_began_at = self._now()
         self._expected[inferlet] = None
 
     def settle(self, inferlet: str) -> None:
         """Note that ``inferlet`` waits again, has used up its slice, or has ended."""
         if inferlet in self._expected:
             del self._expected[inferlet]
-            self.settled_at = self._now()
+            self.settled_at = now = self._now()
+            if self._turn_began_at is not None:
+                elapsed = now - self._turn_began_at
+                self.turn_seconds += TURN_SMOOTHING * (elapsed - self.turn_seconds)
+            self._turn_began_at = now if self._expected else None
             if not self._expected:
                 self.on_settled()
 
     def forget(self) -> None:
         """Wait for nobody who is late: whoever computes for long is expected when it waits."""
         self._expected.clear()
+        self._turn_began_at = None

@@ -394,6 +394,7 @@ class Batcher:
             progress_at=max(self._gathering_since, self.arrivals.settled_at),
             num_expected=self.arrivals.num_expected,
             step_seconds=self.step_seconds,
+            turn_seconds=self.arrivals.turn_seconds,
         )
 
     async def _wait_for_change(self, seconds: float) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,17 @@ def test_a_policy_makes_these_batches_of_a_recorded_trace(
     name: str, events: Sequence[Event], expected: Batches
 ) -> None:
     assert simulate(make_policy(name), events) == expected
+
+
+def test_rendezvous_waits_for_nobody_where_turns_take_longer_than_a_step() -> None:
+    """Then two cohorts are faster, which take turns on the device."""
+    state = BatchState(1.0, 1.0, 64, 1.0, 1.0, 64, step_seconds=0.02)
+    policy = Rendezvous()
+    assert policy.wait_seconds(replace(state, turn_seconds=0.0001)) > 0
+    assert policy.wait_seconds(replace(state, turn_seconds=0.0003)) == 0
+    # The shortest steps cost less than what there is to do about each.
+    short = replace(state, step_seconds=0.001, turn_seconds=0.0003)
+    assert policy.wait_seconds(short) > 0
 
 
 POLICIES = st.sampled_from(

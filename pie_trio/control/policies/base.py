@@ -23,6 +23,8 @@ class BatchState:
             submit last did so (or blocked on something else).
         num_expected: Inferlets that were just resumed and have neither submitted nor blocked.
         step_seconds: Running mean of the time of a step.
+        turn_seconds: Running mean of the time that an inferlet takes from when it is its turn to
+            when it submits or blocks. They take turns.
     """
 
     now: float
@@ -32,6 +34,7 @@ class BatchState:
     progress_at: float
     num_expected: int
     step_seconds: float
+    turn_seconds: float = 0.0
 
 
 class BatchPolicy(Protocol):

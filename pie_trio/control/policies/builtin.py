@@ -21,6 +21,9 @@ class Rendezvous:
     Whoever is late is not waited for: it computes for long. How long the others take is not
     known, since guests share a core; so the wait goes on as long as one after the other comes.
 
+    Where all their turns together take longer than a step, nobody is waited for: of two cohorts, one
+    takes its turns while the device works for the other, which then costs less than a half batch.
+
     Attributes:
         fraction: Longest wait for the next one, as a part of a step.
         floor_seconds: Longest wait for the next one where steps are very short.
@@ -35,6 +38,9 @@ class Rendezvous:
     def wait_seconds(self, state: BatchState) -> float:
         """Wait while somebody is expected."""
         if not state.num_expected:
+            return 0.0
+        turns = (state.num_expected + state.num_ready) * state.turn_seconds
+        if turns > state.step_seconds > self.floor_seconds:
             return 0.0
         patience = max(self.floor_seconds, self.fraction * state.step_seconds)
         longest = self.limit * max(self.floor_seconds, state.step_seconds)
