@@ -59,7 +59,7 @@ SECTIONS: Sequence[Section] = (
         ),
         DECODING
         + " It is made up for by what need not be read again, which grows with the "
-        "calls. A swarm here is five inferlets that launch each other, each 6 to 10 ms of a processor, half of it page "
+        "calls. A swarm here is five inferlets that launch each other, much of which is page "
         "faults of the copied image, which the clients of vLLM do not have to.",
     ),
     Section(

@@ -184,7 +184,7 @@ def attention_calls(
 def compare_linears(
     kernels: Kernels, rows: int, dtype: torch.dtype, rounds: int
 ) -> None:
-    """Gate and up of a layer: plain, packed and in 8 bits."""
+    """Gate and up of a layer: plain, packed by oneDNN, by the kernels, and in 8 bits."""
     count = max(1, COLD_BYTES // (2 * INTERMEDIATE * HIDDEN * dtype.itemsize))
     plain = [
         Linear(torch.randn(2 * INTERMEDIATE, HIDDEN).to(dtype)) for _ in range(count)
@@ -198,10 +198,14 @@ def compare_linears(
     forms = [
         calls(plain),
         calls([pack(linear) for linear in plain]),
+        calls([kernels.pack_linear(linear) for linear in plain]),
         calls([make_int8(linear, kernels) for linear in plain]),
     ]
     cells = [f"{cpu:9.1f} ({wall:.1f})" for cpu, wall in measure(forms, rounds)]
-    print(f"linear, {rows} rows: plain {cells[0]}, packed {cells[1]}, int8 {cells[2]}")
+    print(
+        f"linear, {rows} rows: plain {cells[0]}, packed {cells[1]}, ours {cells[2]}, "
+        f"int8 {cells[3]}"
+    )
 
 
 def model_config(num_layers: int) -> DecoderConfig:

@@ -795,9 +795,7 @@ class Context(AsyncCloses, Closes):
     def _roll_back(self, slot: int) -> None:
         """Make the tokens from a slot on pending again: they were not written."""
         self._num_written = min(self._num_written, slot)
-        if (
-            self._num_offered is not None
-        ):  # what they were to fill is not found by others
+        if self._num_offered is not None:  # others do not find what they were to fill
             self._num_offered = min(self._num_offered, slot // self._page_size)
 
     def _release_flushes(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pie_trio.control.page_transfer import read_contents
-from pie_trio.errors import NotFoundError
+from pie_trio.errors import LimitError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +85,18 @@ class SharedExports:
                 model.exports.find_own(owner, name)
                 return model
         return self._own
+
+    def add_to_cache(self, export: Export) -> None:
+        """Add an export here that nobody misses: not if there is one of the name, or no room."""
+        with suppress(NotFoundError):
+            self.find_own(export.owner, export.name).used_at = export.used_at
+            return
+        own = self._own.exports
+        if own.is_crowded(export.owner):
+            return  # to look for idle ones takes milliseconds: not for each page
+        self.make_room(export.owner)
+        with suppress(LimitError):  # all that the owner has are in use
+            own.add(export)
 
     def find_own(self, owner: str, name: str) -> Export:
         """Return an export of this owner, wherever it is.

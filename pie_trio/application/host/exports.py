@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from pie_trio.application.host.interface import (
     interface,
     waiting,
 )
+from pie_trio.application.host.prefixes import import_prefix, offer_prefix
 from pie_trio.application.waiting import Waiting
 from pie_trio.application.wasm.values import (
     BOOL,
@@ -31,24 +31,14 @@ from pie_trio.application.wasm.values import (
     Unit,
     Variant,
 )
-from pie_trio.control.export_limits import check_export
-from pie_trio.control.exported import CACHE_PREFIX, Export, Permission
-from pie_trio.errors import (
-    BadArgumentError,
-    EngineError,
-    InferletError,
-    LimitError,
-    NotFoundError,
-)
+from pie_trio.control.exports import Export, Permission
+from pie_trio.errors import BadArgumentError, InferletError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
     from pie_trio.application.host.session import Session
-    from pie_trio.control.page_table import PageTable
     from pie_trio.control.served_model import ServedModel
 
 __all__ = ["INTERFACE"]
@@ -102,118 +92,6 @@ def export_kvpage(
         return Waiting(partial(model.recorder.add, export))
     model.exports.add(export)
     return None
-
-
-def offer_prefix(
-    session: Session, queue: int, pages: list[int], names: list[str]
-) -> None:
-    """Export pages of a prefix as soon as they are written."""
-    model, table = session.page_table(queue)
-    _check_prefix(names, pages)
-    offers: list[tuple[int, Export]] = []
-    for handle, name in zip(pages, names, strict=True):
-        export = Export(
-            owner=session.launch.owner,
-            name=name,
-            pages=[table.get(handle)],
-            hidden=[table.hidden.get(handle)],
-            permission=Permission(),
-            is_persistent=True,
-            expires_at=None,
-            metadata=b"",
-            instance=session.launch.instance_id,
-            used_at=trio.current_time(),
-        )
-        check_export(export)
-        offers.append((handle, export))
-    for handle, export in offers:
-        add = partial(_add_offered, model, table, handle, export)
-        model.batcher.when_written(export.pages[0], add)
-
-
-def _add_offered(
-    model: ServedModel, table: PageTable, handle: int, export: Export
-) -> None:
-    """Add an export of a page that was just written, if it still is what was offered."""
-    (page,) = export.pages
-    if not (table.holds(handle, page) and model.pool.filled[page].all()):
-        return
-    shared = model.shared_exports
-    export.used_at = trio.current_time()
-    with suppress(NotFoundError):
-        shared.find_own(export.owner, export.name).used_at = export.used_at
-        return
-    if model.exports.is_crowded(export.owner):
-        return  # to look for idle ones takes milliseconds: not for each page
-    shared.make_room(export.owner)
-    with suppress(LimitError):  # the owner has too many that are in use
-        model.exports.add(export)
-
-
-def import_prefix(
-    session: Session, queue: int, names: list[str], pages: list[int]
-) -> int | Waiting:
-    """Let unused numbers stand for the pages of a prefix, as far as they are exported."""
-    model, table = session.page_table(queue)
-    _check_prefix(names, pages)
-    for handle in pages:
-        if handle in table:
-            table.check_unused([handle])  # which says what is wrong
-    shared, owner = model.shared_exports, session.launch.owner
-
-    def add(handle: int, taken: tuple[Export, list[int]]) -> bool:
-        export, (page,) = taken
-        try:
-            table.check_unused([handle])
-        except InferletError:  # there is no room, or it was taken meanwhile
-            model.pool.release(page)
-            return False
-        table.add(handle, page)
-        if (hidden := export.hidden[0]) is not None:
-            table.hide(handle, hidden)
-        return True
-
-    async def bring(first: int) -> int:
-        """Go on where an export of another replica has to be copied."""
-        for count in range(first, len(names)):
-            try:
-                shared.find_own(owner, names[count])
-                while (taken := shared.take(owner, names[count], 1)) is None:
-                    if (
-                        taken := await shared.bring(owner, names[count], 1)
-                    ) is not None:
-                        break
-            except (NotFoundError, EngineError):  # whoever misses it computes it
-                return count
-            if not add(pages[count], taken):
-                return count
-        return len(names)
-
-    for count, name in enumerate(names):
-        try:
-            shared.find_own(owner, name)  # nobody else's, whose names may look alike
-            taken = shared.take(owner, name, 1)
-        except NotFoundError:
-            return count
-        if taken is None:
-            return Waiting(partial(bring, count))
-        if not add(pages[count], taken):
-            return count
-    return len(names)
-
-
-def _check_prefix(names: Sequence[str], pages: Sequence[int]) -> None:
-    if len(names) != len(pages):
-        raise BadArgumentError(f"{len(names)} names, but {len(pages)} numbers of pages")
-    if len(set(pages)) < len(pages):
-        raise BadArgumentError(
-            "the same page is named twice: give each a name of its own"
-        )
-    for name in names:
-        if not name.startswith(CACHE_PREFIX):
-            raise BadArgumentError(
-                f"names of pages of a prefix begin with {CACHE_PREFIX!r}, got {name!r}"
-            )
 
 
 def unexport_kvpage(session: Session, queue: int, name: str) -> Waiting | None:

@@ -1,8 +1,7 @@
 """Linear layers of bfloat16 in C++: of few rows they are read as fast as the memory gives them.
 
-oneDNN, which :mod:`~pie_trio.inference.kernels.linears` uses where this is not to be had, takes up to
-twice as long for the rows of a step that decodes, and makes code of its own for each number of rows.
-The numbers are the same.
+oneDNN, which :mod:`~pie_trio.inference.kernels.linears` uses where this is not to be had, takes
+half as long again for the rows of a step that decodes, and makes code of its own for each number of rows.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class RefusedError(Exception):
 class Wanted:
     """What is asked for; see the arguments of the program.
 
-    No dataclass: to make one takes a guest 3 ms at each launch.
+    No dataclass: its methods would be compiled at each launch.
     """
 
     def __init__(
